@@ -1,0 +1,39 @@
+"""Fixtures for all tests."""
+
+import os
+import pathlib
+
+import keras
+import pytest
+
+DATA_DIR_VARIABLE = "TFDP_DATA_DIR"
+
+
+@pytest.fixture
+def data_dir() -> pathlib.Path:
+    """The folder of prepared data sets; the test is skipped where there is none."""
+    folder = os.environ.get(DATA_DIR_VARIABLE)
+    if not folder:
+        pytest.skip(f"needs prepared data sets: set {DATA_DIR_VARIABLE} to their folder")
+    return pathlib.Path(folder)
+
+
+@pytest.fixture
+def prepared(data_dir):
+    """A function of a data set's name: skips the test unless that set is prepared."""
+
+    def require(name: str) -> pathlib.Path:
+        if not (data_dir / name).is_dir():
+            pytest.skip(f"needs the data set {name!r}, which {DATA_DIR_VARIABLE} does not hold")
+        return data_dir
+
+    return require
+
+
+@pytest.fixture
+def mixed_precision():
+    """Sets the global dtype policy to mixed precision for one test."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy(before)
