@@ -66,7 +66,6 @@ def real(name: str, value: Any, *, allow_infinity: bool = False) -> float:
         ValueError: if the value is NaN, too large for a float, or infinite where that is refused.
 
     Example:
-
     >>> real("x", 3)
     3.0
     """
@@ -97,7 +96,6 @@ def positive(name: str, value: Any, *, allow_infinity: bool = False) -> float:
         ValueError: if the value is not above zero, or not finite where that is refused.
 
     Example:
-
     >>> positive("l2_norm_clip", float("inf"), allow_infinity=True)
     inf
     """
@@ -123,7 +121,6 @@ def non_negative(name: str, value: Any, *, allow_infinity: bool = False) -> floa
         ValueError: if the value is below zero, or not finite where that is refused.
 
     Example:
-
     >>> non_negative("noise_multiplier", -1)
     Traceback (most recent call last):
         ...
@@ -150,7 +147,6 @@ def probability(name: str, value: Any) -> float:
         ValueError: if the value is outside [0, 1].
 
     Example:
-
     >>> probability("sampling_probability", 1)
     1.0
     """
@@ -175,7 +171,6 @@ def delta(name: str, value: Any) -> float:
         ValueError: if the value is outside (0, 1).
 
     Example:
-
     >>> delta("delta", 1e-5)
     1e-05
     """
@@ -206,7 +201,6 @@ def integer(
         ValueError: if the value is outside the bounds.
 
     Example:
-
     >>> integer("steps", 0, minimum=1)
     Traceback (most recent call last):
         ...
@@ -237,7 +231,6 @@ def one_of(name: str, value: T, choices: Collection[T]) -> T:
         ValueError: if the value equals none of the choices.
 
     Example:
-
     >>> one_of("accountant", "rdp", ("rdp", "pld"))
     'rdp'
     """
@@ -262,7 +255,6 @@ def text(name: str, value: Any) -> str:
         ValueError: if the value is empty or only white space.
 
     Example:
-
     >>> text("description", "DP-SGD step")
     'DP-SGD step'
     """

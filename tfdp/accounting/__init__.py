@@ -1,0 +1,27 @@
+"""Privacy accounting: events, ledger, epsilon, calibration and the written privacy statement.
+
+All mathematics is `dp_accounting`'s; neighbouring data sets differ by adding or removing one
+example, throughout. Nothing here knows of TensorFlow or Keras.
+"""
+
+from tfdp.accounting.calibration import batch_size, noise_multiplier, steps
+from tfdp.accounting.events import dp_sgd_event
+from tfdp.accounting.guarantees import epsilon, zcdp_epsilon
+from tfdp.accounting.ledger import PrivacyLedger
+from tfdp.accounting.release import Release
+from tfdp.accounting.renyi import RDP_ORDERS
+from tfdp.accounting.statement import PrivacyStatement, ReleaseSummary
+
+__all__ = [
+    "RDP_ORDERS",
+    "PrivacyLedger",
+    "PrivacyStatement",
+    "Release",
+    "ReleaseSummary",
+    "batch_size",
+    "dp_sgd_event",
+    "epsilon",
+    "noise_multiplier",
+    "steps",
+    "zcdp_epsilon",
+]

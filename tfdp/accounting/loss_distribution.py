@@ -1,0 +1,188 @@
+"""Accounting by privacy loss distributions (PLD): tighter than RDP, and dearer.
+
+A distribution is held on a mesh of privacy losses and always rounded towards more loss, so every
+epsilon is an upper bound whatever the mesh; a finer mesh is only tighter. `dp_accounting` leaves
+the mesh at 1e-4. Here it follows the mechanism: a step that moves the loss by 1e-5 needs a finer
+mesh (at 1e-4 its epsilon is 5 % too large), one that moves it by 1 is as exact on a coarser mesh
+and a hundred times faster.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+
+import dp_accounting
+from dp_accounting.pld import privacy_loss_distribution
+
+from tfdp.accounting import events
+
+# Mesh points per typical loss of one release. The relative excess of epsilon is about
+# 0.09 / n**2: 1e-4 when fine, 0.6 % when coarse (used only to find where to search).
+_FINE, _COARSE = 32, 4
+# Bounds on the points of one release's distribution (10 microseconds each, in Python) and of the
+# composition (memory).
+_RELEASE_POINTS = {_FINE: 25_000, _COARSE: 2_500}
+_COMPOSED_POINTS = {_FINE: 2_000_000, _COARSE: 200_000}
+
+# Noise is cut where its density has fallen by this exponent, at nine standard deviations; what is
+# cut counts as infinite loss, which a million steps turn into a delta of 4e-12.
+_LOG_MASS_CUT = -40.0
+_CUT = math.sqrt(-2.0 * _LOG_MASS_CUT)
+
+# Below this delta the cut above and the rounding of the Fourier
+# transforms that compose distributions begin to show: still an upper bound, no longer tight.
+SMALLEST_DELTA = 1e-10
+
+
+def unsupported(counts: Mapping[events.Leaf, int]) -> events.Leaf | None:
+    """Finds a release that has no privacy loss distribution here.
+
+    Args:
+        counts: how often each release is made.
+
+    Returns:
+        The first such release, or `None` if there is none.
+    """
+    return next((leaf for leaf in counts if not _has_distribution(leaf)), None)
+
+
+def epsilon(counts: Mapping[events.Leaf, int], delta: float, *, coarse: bool = False) -> float:
+    """Returns the epsilon of a composition.
+
+    Args:
+        counts: how often each release is made.
+        delta: in (0, 1).
+        coarse: whether to trade tightness for speed. Defaults to `False`.
+
+    Returns:
+        Epsilon, possibly infinite.
+
+    Raises:
+        ValueError: if a release has no privacy loss distribution here.
+    """
+    if any(events.is_non_private(leaf) for leaf in counts):
+        return math.inf
+    distribution = _composed(counts, _COARSE if coarse else _FINE)
+    return 0.0 if distribution is None else float(distribution.get_epsilon_for_delta(delta))
+
+
+def delta(counts: Mapping[events.Leaf, int], epsilon: float) -> float:
+    """Returns the delta of a composition.
+
+    Args:
+        counts: how often each release is made.
+        epsilon: 0 or above.
+
+    Returns:
+        Delta, at most 1.
+
+    Raises:
+        ValueError: if a release has no privacy loss distribution here.
+    """
+    if any(events.is_non_private(leaf) for leaf in counts):
+        return 1.0
+    distribution = _composed(counts, _FINE)
+    return 0.0 if distribution is None else float(distribution.get_delta_for_epsilon(epsilon))
+
+
+def _has_distribution(leaf: events.Leaf) -> bool:
+    return isinstance(
+        leaf.event,
+        (
+            dp_accounting.NonPrivateDpEvent,
+            dp_accounting.GaussianDpEvent,
+            dp_accounting.LaplaceDpEvent,
+            dp_accounting.PoissonSampledDpEvent,
+        ),
+    )
+
+
+def _composed(
+    counts: Mapping[events.Leaf, int], fineness: int
+) -> privacy_loss_distribution.PrivacyLossDistribution | None:
+    refused = unsupported(counts)
+    if refused is not None:
+        raise ValueError(
+            '`accountant` must be "rdp" for releases without a privacy loss distribution. '
+            f"Received: event={refused.event!r}"
+        )
+    counts = {leaf: count for leaf, count in counts.items() if count}
+    if not counts:
+        return None
+    mesh = _mesh(counts, fineness)
+    parts = [_repeated(leaf, count, mesh) for leaf, count in counts.items()]
+    result = parts[0]
+    for part in parts[1:]:
+        result = result.compose(part)
+    return result
+
+
+@functools.lru_cache(maxsize=16)
+def _repeated(
+    leaf: events.Leaf, count: int, mesh: float
+) -> privacy_loss_distribution.PrivacyLossDistribution:
+    event = leaf.event
+    if isinstance(event, dp_accounting.GaussianDpEvent):
+        # n Gaussian releases are one with sqrt(n) times less noise, exactly.
+        return privacy_loss_distribution.from_gaussian_mechanism(
+            event.noise_multiplier / math.sqrt(count),
+            value_discretization_interval=mesh,
+            log_mass_truncation_bound=_LOG_MASS_CUT,
+        )
+    single = _single(leaf, mesh)
+    return single if count == 1 else single.self_compose(count)
+
+
+@functools.lru_cache(maxsize=32)
+def _single(leaf: events.Leaf, mesh: float) -> privacy_loss_distribution.PrivacyLossDistribution:
+    event = leaf.event
+    if isinstance(event, dp_accounting.LaplaceDpEvent):
+        return privacy_loss_distribution.from_laplace_mechanism(
+            event.noise_multiplier, value_discretization_interval=mesh
+        )
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        event.event.noise_multiplier,
+        sampling_prob=event.sampling_probability,
+        value_discretization_interval=mesh,
+        log_mass_truncation_bound=_LOG_MASS_CUT,
+    )
+
+
+def _mesh(counts: Mapping[events.Leaf, int], fineness: int) -> float:
+    """Chooses the mesh.
+
+    With one kind of release it does not depend on the count; with several it is rounded down to a
+    power of two: either way growing counts go on with the distributions already held.
+
+    A mesh h adds about h / loss to the variance of a release whose typical loss is below it, so
+    the mesh is set by the releases that make up most of the total variance.
+    """
+    variance, weighted, widest = 0.0, 0.0, 0.0
+    for leaf, count in counts.items():
+        typical, width, times = _loss_scale(leaf, count)
+        variance += times * typical**2
+        weighted += times * typical
+        widest = max(widest, width)
+    span = variance + 20.0 * math.sqrt(variance)
+    mesh = max(
+        variance / weighted / fineness,
+        widest / _RELEASE_POINTS[fineness],
+        span / _COMPOSED_POINTS[fineness],
+    )
+    return mesh if len(counts) == 1 else 2.0 ** math.floor(math.log2(mesh))
+
+
+def _loss_scale(leaf: events.Leaf, count: int) -> tuple[float, float, int]:
+    """Returns the typical and the largest privacy loss of a release, and how often it counts."""
+    event = leaf.event
+    if isinstance(event, dp_accounting.LaplaceDpEvent):
+        loss = 1.0 / event.noise_multiplier
+        return loss, loss, count
+    if isinstance(event, dp_accounting.GaussianDpEvent):
+        loss = math.sqrt(count) / event.noise_multiplier
+        return loss, _CUT * loss + 0.5 * loss**2, 1
+    loss = 1.0 / event.event.noise_multiplier
+    largest = _CUT * loss + 0.5 * loss**2
+    q = event.sampling_probability
+    amplified = largest + math.log(q + (1.0 - q) * math.exp(-largest))
+    return q * loss, max(amplified, q * loss), count
