@@ -1,0 +1,235 @@
+"""The clipped sum of the recording engine against one example at a time."""
+
+import keras
+import numpy as np
+import one_example_at_a_time as reference
+import pytest
+import tensorflow as tf
+
+from tfdp import clipping
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def engine_for(model, l2_norm_clip, mode="auto", loop=True):
+    if mode == "vectorized":
+        return clipping.VectorizedEngine(model, l2_norm_clip)
+    plan = clipping.make_plan(model)
+    return clipping.RecordingEngine(model, plan, l2_norm_clip, clipping.Context(loop=loop))
+
+
+def compiled(engine, loss=LOSS):
+    """The engine as one compiled function of arrays."""
+
+    def call(data):
+        result = engine(*data, clipping.PerExampleLoss(loss))
+        return result.sums, result.norms, result.finite, result.losses
+
+    function = tf.function(call, autograph=False)
+
+    def run(x, y, sample_weight=None):
+        tensors = keras.tree.map_structure(
+            lambda a: None if a is None else tf.convert_to_tensor(a), (x, y, sample_weight)
+        )
+        return function(tensors)
+
+    return run
+
+
+def run(engine, x, y, sample_weight=None, loss=LOSS):
+    return compiled(engine, loss)(x, y, sample_weight)
+
+
+def small_cnn():
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, 2)),
+            keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="tanh"),
+            keras.layers.MaxPool2D(2, 1),
+            keras.layers.Conv2D(24, 3, activation="relu"),
+            keras.layers.Conv2D(40, 2, dilation_rate=2, use_bias=False),
+            keras.layers.Flatten(),
+            keras.layers.Dense(5, activation="tanh"),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+def batch(shape, length, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(length, *shape)).astype("float32")
+    return x, rng.integers(0, classes, length)
+
+
+@pytest.mark.parametrize("mode", ["auto", "vectorized"])
+@pytest.mark.parametrize("length", [1, 7])
+def test_clipped_sum_is_that_of_one_example_at_a_time(mode, length):
+    model = small_cnn()
+    x, y = batch((12, 12, 2), length)
+    per_example = reference.gradients(model, LOSS, x, y)
+    clip = float(np.median(reference.norms(per_example)))
+    sums, norms, finite, losses = run(engine_for(model, clip, mode), x, y)
+    reference.assert_close(sums, reference.clipped_sum(per_example, clip))
+    np.testing.assert_allclose(norms, reference.norms(per_example), rtol=1e-5)
+    assert finite.numpy().all() and losses.shape == (length,)
+
+
+def test_loop_and_patches_agree():
+    model = small_cnn()
+    x, y = batch((12, 12, 2), 5)
+    by_loop = run(engine_for(model, 0.5, loop=True), x, y)
+    by_patches = run(engine_for(model, 0.5, loop=False), x, y)
+    reference.assert_close(by_loop[0], [t.numpy() for t in by_patches[0]])
+
+
+@pytest.mark.parametrize("mode", ["auto", "vectorized"])
+@pytest.mark.parametrize("clip", [1e-3, 1.0, 1e3])
+def test_no_example_exceeds_the_clip_norm(mode, clip):
+    step = compiled(engine_for(small_cnn(), clip, mode))
+    for seed in range(10):
+        x, y = batch((12, 12, 2), 1, seed=seed)
+        sums, *_ = step(100 * x, y)
+        norm = np.sqrt(sum((s.numpy().astype("float64") ** 2).sum() for s in sums))
+        assert norm <= clip * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("mode", ["auto", "vectorized"])
+def test_removing_an_example_moves_the_sum_by_at_most_the_clip_norm(mode):
+    clip = 0.3
+    step = compiled(engine_for(small_cnn(), clip, mode))
+    x, y = batch((12, 12, 2), 6)
+    whole, *_ = step(x, y)
+    for left_out in range(6):
+        keep = np.arange(6) != left_out
+        part, *_ = step(x[keep], y[keep])
+        distance = np.sqrt(
+            sum(((a.numpy() - b.numpy()) ** 2).sum() for a, b in zip(whole, part, strict=True))
+        )
+        assert distance <= clip * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["auto", "vectorized"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_non_finite_example_counts_as_zero_and_is_reported(mode, bad):
+    model = small_cnn()
+    x, y = batch((12, 12, 2), 4)
+    clean, *_ = run(engine_for(model, 1.0, mode), x[1:], y[1:])
+    x[0, 3, 3, 1] = bad
+    sums, _, finite, _ = run(engine_for(model, 1.0, mode), x, y)
+    assert finite.numpy().tolist() == [False, True, True, True]
+    reference.assert_close(sums, [c.numpy() for c in clean])
+
+
+@pytest.mark.parametrize("mode", ["auto", "vectorized"])
+def test_sample_weights_scale_the_loss_before_clipping(mode):
+    model = small_cnn()
+    x, y = batch((12, 12, 2), 5)
+    weight = np.array([0.0, 0.5, 1.0, 3.0, 100.0], "float32")
+    per_example = reference.gradients(model, LOSS, x, y, weight)
+    sums, norms, *_ = run(engine_for(model, 0.7, mode), x, y, weight)
+    reference.assert_close(sums, reference.clipped_sum(per_example, 0.7))
+    assert norms[0] == 0
+
+
+def test_two_parts_of_a_model_that_share_a_layer():
+    shared = keras.layers.Dense(6, activation="tanh")
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(shared(shared(inputs)) + shared(-inputs)))
+    x, y = batch((6,), 5)
+    per_example = reference.gradients(model, LOSS, x, y)
+    sums, norms, *_ = run(engine_for(model, 0.4), x, y)
+    np.testing.assert_allclose(norms, reference.norms(per_example), rtol=1e-5)
+    reference.assert_close(sums, reference.clipped_sum(per_example, 0.4))
+
+
+def test_dense_on_sequences_by_either_method():
+    for units, positions in ((64, 3), (2, 50)):  # Gram norm, instantiation.
+        model = keras.Sequential(
+            [
+                keras.Input((positions, 48)),
+                keras.layers.Dense(units, activation="tanh"),
+                keras.layers.GlobalAveragePooling1D(),
+                keras.layers.Dense(3),
+            ]
+        )
+        engine = engine_for(model, 0.1)
+        x, y = batch((positions, 48), 6)
+        per_example = reference.gradients(model, LOSS, x, y)
+        sums, norms, *_ = run(engine, x, y)
+        assert engine.reports[0].method == ("gram" if units == 64 else "instantiate")
+        np.testing.assert_allclose(norms, reference.norms(per_example), rtol=1e-5)
+        reference.assert_close(sums, reference.clipped_sum(per_example, 0.1))
+
+
+def test_frozen_layers_and_layers_that_the_loss_ignores():
+    inputs = keras.Input((6,))
+    frozen = keras.layers.Dense(8, activation="tanh", trainable=False)
+    hidden = frozen(inputs)
+    ignored = keras.layers.Dense(2, name="ignored")(hidden)
+    model = keras.Model(inputs, [keras.layers.Dense(3)(hidden), ignored])
+    x, y = batch((6,), 4)
+
+    def loss(y_true, y_pred, sample_weight=None):
+        return LOSS(y_true, y_pred[0], sample_weight)
+
+    per_example = reference.gradients(model, loss, x, y)
+    sums, *_ = run(engine_for(model, 0.4), x, y, loss=loss)
+    assert len(sums) == 4
+    reference.assert_close(sums, reference.clipped_sum(per_example, 0.4))
+
+
+def test_taps_are_gone_after_the_forward_pass():
+    model = small_cnn()
+    x, y = batch((12, 12, 2), 2)
+    before = [(layer.call, getattr(layer, "activation", None)) for layer in model.layers]
+    run(engine_for(model, 1.0), x, y)
+    after = [(layer.call, getattr(layer, "activation", None)) for layer in model.layers]
+    assert before == after
+    assert all("call" not in vars(layer) for layer in model.layers)
+
+
+def test_clip_factors_table():
+    norms = tf.constant([0.0, 0.5, 1.0, 2.0, np.inf, np.nan])
+    factors, finite = clipping.clip_factors(norms, 1.0)
+    assert factors.numpy().tolist() == [1, 1, 1, 0.5, 0, 0]
+    assert finite.numpy().tolist() == [True, True, True, True, False, False]
+    factors, _ = clipping.clip_factors(norms, float("inf"))
+    assert factors.numpy().tolist() == [1, 1, 1, 1, 0, 0]
+
+
+def test_compiled_engine_pads_to_one_size():
+    model = small_cnn()
+    x, y = batch((12, 12, 2), 5)
+    plain, norms, *_ = run(engine_for(model, 0.5), x, y)
+    engine = clipping.CompiledEngine(engine_for(model, 0.5, loop=False), 8)
+    sums, compiled_norms, finite, losses = run(engine, x, y)
+    reference.assert_close(sums, [t.numpy() for t in plain], 1e-4)
+    np.testing.assert_allclose(compiled_norms, norms, rtol=1e-4)
+    assert finite.shape == losses.shape == (5,)
+
+
+def test_layers_without_a_rule_are_refused_by_name():
+    class Scale(keras.layers.Layer):
+        def build(self, shape):
+            self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+
+        def call(self, inputs):
+            return inputs * self.factor
+
+    model = keras.Sequential([keras.Input((4,)), Scale(name="mine"), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="'mine' .Scale.*register_rule"):
+        clipping.make_plan(model).check()
+
+
+def test_a_subclass_with_its_own_call_is_not_served_by_its_parents_rule():
+    class Doubled(keras.layers.Dense):
+        def call(self, inputs, training=None):
+            return 2 * super().call(inputs)
+
+    class Renamed(keras.layers.Dense):
+        pass
+
+    doubled = keras.Sequential([keras.Input((4,)), Doubled(3, name="doubled")])
+    with pytest.raises(ValueError, match="doubled"):
+        clipping.make_plan(doubled).check()
+    clipping.make_plan(keras.Sequential([keras.Input((4,)), Renamed(3)])).check()

@@ -1,0 +1,21 @@
+"""Differentially private training of Keras 3 models on TensorFlow."""
+
+from tfdp import accounting, callbacks, clipping, layers, models, noise, optimizers, sampling
+from tfdp.model_checks import replace_batch_normalization
+from tfdp.private_model import PrivateModel, make_private
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PrivateModel",
+    "accounting",
+    "callbacks",
+    "clipping",
+    "layers",
+    "make_private",
+    "models",
+    "noise",
+    "optimizers",
+    "replace_batch_normalization",
+    "sampling",
+]

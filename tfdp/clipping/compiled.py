@@ -1,0 +1,53 @@
+"""An engine compiled by XLA for one physical batch size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdp.clipping.engine import ClippedGradients, PerExampleLossFn
+
+
+class CompiledEngine:
+    """Runs another engine under XLA.
+
+    XLA compiles for fixed shapes, and Poisson batches differ in size: batches are padded with
+    zeros to one size, and padding rows get the clip factor 0. So there is one compilation.
+
+    Args:
+        engine: A `RecordingEngine` or `VectorizedEngine`.
+        physical_batch_size: The size that is compiled; no batch may be longer.
+    """
+
+    def __init__(self, engine, physical_batch_size: int):
+        self._engine = engine
+        self._size = physical_batch_size
+
+    @property
+    def reports(self) -> list:
+        return self._engine.reports
+
+    def __call__(
+        self, x: Any, y: Any, sample_weight: Any, loss_fn: PerExampleLossFn
+    ) -> ClippedGradients:
+        data = (x, y, sample_weight)
+        tensors = [tensor for tensor in keras.tree.flatten(data) if tensor is not None]
+        length = tf.shape(tensors[0])[0]
+
+        def pad(tensor):
+            if tensor is None:
+                return None
+            missing = [[0, self._size - length]] + [[0, 0]] * (tensor.shape.rank - 1)
+            return tf.ensure_shape(tf.pad(tensor, missing), [self._size, *tensor.shape[1:]])
+
+        @tf.function(jit_compile=True, autograph=False)
+        def run(padded, valid):
+            part_x, part_y, part_weight = padded
+            clipped = self._engine(part_x, part_y, part_weight, loss_fn, valid=valid)
+            return clipped.sums, clipped.norms, clipped.finite, clipped.losses, clipped.y_pred
+
+        sums, *rows = run(keras.tree.map_structure(pad, data), tf.range(self._size) < length)
+        norms, finite, losses, y_pred = keras.tree.map_structure(lambda t: t[:length], rows)
+        return ClippedGradients(sums, norms, finite, losses, y_pred)

@@ -1,0 +1,122 @@
+"""Clipping by a whole-model ``tf.vectorized_map``: slow, right for any model, the reference."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdp.clipping.engine import (
+    ClippedGradients,
+    LayerReport,
+    PerExampleLossFn,
+    clip_factors,
+    zero_rows_unless,
+)
+from tfdp.clipping.per_example import accumulation_dtype, sum_of_squares
+
+
+class VectorizedEngine:
+    """Differentiates the whole model for each example by itself, in parallel.
+
+    Holds ``batch x weights`` numbers. Every example is given seeds of its own for the model's
+    random layers, so that dropout masks differ between examples as they do in an ordinary batch.
+
+    Args:
+        model: A built model.
+        l2_norm_clip: Bound on each example's gradient over all trainable variables together.
+    """
+
+    def __init__(self, model: keras.Model, l2_norm_clip: float):
+        self._model = model
+        self._clip = l2_norm_clip
+        self.reports = [
+            LayerReport(
+                layer=variable.path.rsplit("/", 1)[0],
+                variable=variable.path,
+                weights=math.prod(variable.shape),
+                positions=None,
+                method="vectorized",
+                floats_per_example=math.prod(variable.shape),
+            )
+            for variable in model.trainable_variables
+        ]
+
+    def __call__(
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        loss_fn: PerExampleLossFn,
+        valid: tf.Tensor | None = None,
+    ) -> ClippedGradients:
+        variables = self._model.trainable_variables
+        seeds = seed_states(self._model)
+        batch = tf.shape(keras.tree.flatten(x)[0])[0]
+        data = keras.tree.flatten((x, y, sample_weight))
+        present = [tensor is not None for tensor in data]
+        elements = [tensor for tensor in data if tensor is not None]
+
+        def one_example(row):
+            row_data, row_seeds = row
+            remaining = iter(row_data)
+            flat = [next(remaining)[None] if there else None for there in present]
+            one_x, one_y, one_weight = keras.tree.pack_sequence_as((x, y, sample_weight), flat)
+            mapping = list(zip(seeds, row_seeds, strict=True))
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([variable.value for variable in variables])
+                with keras.StatelessScope(state_mapping=mapping):
+                    y_pred = self._model(one_x, training=True)
+                loss = tf.reduce_sum(loss_fn(one_y, y_pred, one_weight))
+            gradients = tape.gradient(
+                loss,
+                [variable.value for variable in variables],
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+            return gradients, loss, keras.tree.map_structure(lambda t: t[0], y_pred)
+
+        gradients, losses, y_pred = tf.vectorized_map(
+            one_example, (elements, _fresh_seeds(seeds, batch))
+        )
+        dtype = accumulation_dtype(losses.dtype)
+        squared = [sum_of_squares(tf.cast(gradient, dtype)) for gradient in gradients]
+        norms = tf.sqrt(tf.add_n(squared)) if squared else tf.zeros_like(losses)
+        norms = tf.where(tf.math.is_finite(losses), norms, tf.constant(float("nan"), norms.dtype))
+        factors, finite = clip_factors(norms, self._clip)
+        if valid is not None:
+            factors = tf.where(valid, factors, tf.zeros_like(factors))
+        sums = [
+            tf.cast(
+                tf.tensordot(factors, tf.cast(zero_rows_unless(finite, gradient), dtype), 1),
+                variable.dtype,
+            )
+            for variable, gradient in zip(variables, gradients, strict=True)
+        ]
+        return ClippedGradients(sums, norms, finite, losses, y_pred)
+
+
+def seed_states(model: keras.Model) -> list[keras.Variable]:
+    """State variables of the seed generators of a model's random layers."""
+    states = []
+    for layer in model._flatten_layers():
+        generators = [
+            value for value in vars(layer).values() if isinstance(value, keras.random.SeedGenerator)
+        ]
+        states += [generator.state for generator in generators]
+    return states
+
+
+def _fresh_seeds(states: list[keras.Variable], batch: tf.Tensor) -> list[tf.Tensor]:
+    """A seed for every example from each generator, which is moved on."""
+    seeds = []
+    for state in states:
+        seed = tf.convert_to_tensor(state.value)
+        rows = tf.random.stateless_uniform(
+            [batch + 1, 2], tf.cast(seed, tf.int32), minval=None, maxval=None, dtype=tf.uint32
+        )
+        state.assign(rows[batch])
+        seeds.append(rows[:batch])
+    return seeds

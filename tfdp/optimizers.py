@@ -1,0 +1,173 @@
+"""The vectorized DP-Keras optimizers.
+
+The names and first arguments are those of tensorflow-privacy. An optimizer carries the parameters
+of the Gaussian mechanism and applies gradients that were made private; clipping and noise belong
+to the model that `tfdp.make_private` returns. On any other model these optimizers raise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import keras
+
+from tfdp import _validate
+
+
+class DPOptimizerMixin:
+    """What makes a Keras optimizer class a DP optimizer. See the classes below."""
+
+    def _set_mechanism(self, l2_norm_clip, noise_multiplier, num_microbatches, noise_seed):
+        l2_norm_clip = _validate.positive("l2_norm_clip", l2_norm_clip, allow_infinity=True)
+        noise_multiplier = _validate.non_negative("noise_multiplier", noise_multiplier)
+        if l2_norm_clip == math.inf and noise_multiplier > 0:
+            raise ValueError(
+                "An infinite `l2_norm_clip` has no noise scale: use it only with "
+                f"noise_multiplier=0. Received: noise_multiplier={noise_multiplier}"
+            )
+        if num_microbatches is not None:
+            num_microbatches = _validate.integer("num_microbatches", num_microbatches, minimum=1)
+        if noise_seed is not None:
+            noise_seed = _validate.integer("noise_seed", noise_seed)
+        # Plain attributes of the mechanism, read-only: compiled steps have them as constants.
+        self._mechanism = {
+            "l2_norm_clip": l2_norm_clip,
+            "noise_multiplier": noise_multiplier,
+            "num_microbatches": num_microbatches,
+            "noise_seed": noise_seed,
+        }
+
+    @property
+    def l2_norm_clip(self) -> float:
+        """Bound on the norm of each example's gradient over all trainable variables."""
+        return self._mechanism["l2_norm_clip"]
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise as a multiple of ``l2_norm_clip``."""
+        return self._mechanism["noise_multiplier"]
+
+    @property
+    def noise_stddev(self) -> float:
+        """Standard deviation of the noise on a sum of clipped gradients."""
+        return self.noise_multiplier * self.l2_norm_clip if self.noise_multiplier else 0.0
+
+    @property
+    def num_microbatches(self) -> int | None:
+        """Groups whose examples are averaged before clipping; ``None``: one example a group."""
+        return self._mechanism["num_microbatches"]
+
+    @property
+    def noise_seed(self) -> int | None:
+        """Fixed seed of the noise, for tests; ``None``: fresh noise."""
+        return self._mechanism["noise_seed"]
+
+    def apply(self, grads, trainable_variables=None):
+        """Raises: gradients from anywhere but a private model were not clipped and noised."""
+        raise RuntimeError(
+            f"{type(self).__name__} applies only gradients that were clipped and noised. Wrap "
+            "the model: `private = tfdp.make_private(model)`, then compile and fit `private` "
+            "with this optimizer."
+        )
+
+    def scale_loss(self, loss):
+        """Raises: called by the training step of a model that is not private."""
+        return self.apply(loss)
+
+    def apply_private_gradients(self, grads, trainable_variables) -> None:
+        """Applies gradients that a private model has clipped, noised and averaged.
+
+        Args:
+            grads: One tensor a variable.
+            trainable_variables: The variables.
+        """
+        super().apply(grads, trainable_variables)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), **self._mechanism}
+
+
+def make_vectorized_keras_optimizer_class(cls: type) -> type:
+    """Makes a DP optimizer class of any Keras optimizer class.
+
+    Args:
+        cls: A subclass of `keras.optimizers.Optimizer`.
+
+    Returns:
+        A class ``VectorizedDPKeras<Name>Optimizer(l2_norm_clip, noise_multiplier,
+        num_microbatches=None, *args, **kwargs)``; further arguments go to ``cls``. It is
+        registered with Keras under the package "tfdp". To load a model that was saved with a
+        class made here (other than the three of this module), make the class first.
+
+    Raises:
+        TypeError: If ``cls`` is not a Keras optimizer class.
+
+    Example:
+        >>> import keras, tfdp
+        >>> Lion = tfdp.optimizers.make_vectorized_keras_optimizer_class(keras.optimizers.Lion)
+        >>> Lion(l2_norm_clip=1.0, noise_multiplier=1.1, learning_rate=1e-4).noise_multiplier
+        1.1
+    """
+    if not (isinstance(cls, type) and issubclass(cls, keras.optimizers.Optimizer)):
+        raise TypeError(f"cls must be a Keras optimizer class. Received: cls={cls!r}")
+    if issubclass(cls, DPOptimizerMixin):
+        return cls
+
+    class VectorizedDPKerasOptimizer(DPOptimizerMixin, cls):
+        def __init__(
+            self,
+            l2_norm_clip: float,
+            noise_multiplier: float,
+            num_microbatches: int | None = None,
+            *args,
+            noise_seed: int | None = None,
+            **kwargs,
+        ):
+            super().__init__(*args, **kwargs)
+            if self.loss_scale_factor is not None:
+                raise ValueError(
+                    "Scaling the loss would scale gradients before they are clipped. "
+                    f"Received: loss_scale_factor={self.loss_scale_factor}"
+                )
+            self._set_mechanism(l2_norm_clip, noise_multiplier, num_microbatches, noise_seed)
+
+    name = f"VectorizedDPKeras{cls.__name__}Optimizer"
+    VectorizedDPKerasOptimizer.__name__ = name
+    VectorizedDPKerasOptimizer.__qualname__ = name
+    VectorizedDPKerasOptimizer.__doc__ = _DOCSTRING.format(base=cls.__name__)
+    return keras.saving.register_keras_serializable(package="tfdp")(VectorizedDPKerasOptimizer)
+
+
+_DOCSTRING = """`keras.optimizers.{base}` for models made private by `tfdp.make_private`.
+
+    Args:
+        l2_norm_clip: Bound C on the L2 norm of each example's gradient over all trainable
+            variables together, positive. ``float("inf")`` is allowed with ``noise_multiplier=0``.
+        noise_multiplier: Standard deviation of the noise as a multiple of C, not negative. The
+            noise on the sum of clipped gradients is ``N(0, (noise_multiplier * C)^2)`` a weight.
+        num_microbatches: Number of groups whose examples are averaged before clipping. Defaults
+            to ``None``, every example clipped by itself; a number below the batch size doubles
+            the sensitivity, and the accounting knows it. It must divide the batch size. (To save
+            memory use ``physical_batch_size`` of `tfdp.make_private`.)
+        *args: Positional arguments of `keras.optimizers.{base}`.
+        noise_seed: For tests only: fixes the noise, and the privacy statement then says "not
+            private". Defaults to ``None``.
+        **kwargs: Keyword arguments of `keras.optimizers.{base}`: ``learning_rate``, ...
+
+    Raises:
+        ValueError: For a clip norm that is not positive, a negative noise multiplier, a
+            ``loss_scale_factor``.
+        RuntimeError: When it is used to train a model that is not private.
+
+    Formal guarantee: each update is ``(sum_i clip_C(g_i) + N(0, (noise_multiplier C)^2 I)) / L``
+    with ``L`` the expected batch size, followed by {base}'s own arithmetic, which is
+    post-processing.
+
+    References:
+        Abadi et al. 2016, "Deep Learning with Differential Privacy", Algorithm 1,
+        arXiv:1607.00133.
+    """
+
+VectorizedDPKerasSGDOptimizer = make_vectorized_keras_optimizer_class(keras.optimizers.SGD)
+VectorizedDPKerasAdamOptimizer = make_vectorized_keras_optimizer_class(keras.optimizers.Adam)
+VectorizedDPKerasAdagradOptimizer = make_vectorized_keras_optimizer_class(keras.optimizers.Adagrad)

@@ -1,0 +1,563 @@
+"""`make_private`: the Keras model whose training step is differentially private."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import dp_accounting
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdp import _validate, accounting, clipping, sampling
+from tfdp.model_checks import check_model
+from tfdp.noise import GaussianNoise
+from tfdp.optimizers import DPOptimizerMixin
+
+#: Examples held in memory at a time unless the user says otherwise.
+DEFAULT_PHYSICAL_BATCH_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Mechanism:
+    """One training step as the accounting sees it.
+
+    Attributes:
+        event: The privacy event of the step.
+        expected_batch_size: The constant that sums of clipped gradients are divided by.
+        details: What the privacy statement says about the step.
+    """
+
+    event: dp_accounting.DpEvent
+    expected_batch_size: int
+    details: dict[str, Any]
+
+
+def make_private(
+    model: keras.Model,
+    *,
+    physical_batch_size: int | None = None,
+    clipping: str = "auto",
+    expected_batch_size: int | None = None,
+) -> PrivateModel:
+    """Makes a Keras model train with differential privacy (DP-SGD).
+
+    The result is a `keras.Model` that shares the weights of ``model``: compile it with one of
+    `tfdp.optimizers`, then ``fit``, ``evaluate`` and ``predict`` as usual. ``model`` stays the
+    plain model that is saved and served.
+
+    Args:
+        model: A functional, sequential or subclassed `keras.Model`. It need not be built.
+        physical_batch_size: Examples held in memory at a time. It changes cost alone: a batch of
+            any size is summed from physical ones and noised once. Defaults to ``None``: 64.
+        clipping: ``"auto"`` takes the cheapest exact way for each layer; ``"vectorized"``
+            differentiates the whole model example by example with `tf.vectorized_map`: for any
+            model, slow. Defaults to ``"auto"``.
+        expected_batch_size: The batch size that sums are divided by in ``train_on_batch`` and
+            custom training loops, where no data set can tell it. ``fit`` has it from its
+            ``batch_size``. Defaults to ``None``.
+
+    Returns:
+        A `PrivateModel`.
+
+    Raises:
+        TypeError: If ``model`` is not a Keras model.
+        ValueError: If the model has a layer that mixes examples (the message names the layer and
+            the remedy) or a number is out of range.
+
+    Formal guarantee: each training step releases
+    ``(sum_i clip_C(g_i) + N(0, (noise_multiplier C)^2 I)) / expected_batch_size`` and nothing
+    else of the training data, where ``g_i`` is the gradient of example i's own loss over all
+    trainable variables together. Neighbouring data sets differ by adding or removing one example.
+    Metrics of the training data (loss, accuracy) are not protected.
+
+    Example:
+        >>> import keras, numpy as np, tfdp
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> private = tfdp.make_private(model)
+        >>> private.compile(
+        ...     optimizer=tfdp.optimizers.VectorizedDPKerasSGDOptimizer(
+        ...         l2_norm_clip=1.0, noise_multiplier=1.0, learning_rate=0.1),
+        ...     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> x, y = np.zeros((100, 4)), np.zeros(100, "int32")
+        >>> history = private.fit(x, y, batch_size=20, epochs=2, verbose=0)
+        >>> round(private.ledger.epsilon(delta=1e-3), 2) > 0
+        True
+
+    References:
+        Abadi et al. 2016, "Deep Learning with Differential Privacy", arXiv:1607.00133.
+    """
+    return PrivateModel(
+        model,
+        physical_batch_size=physical_batch_size,
+        clipping=clipping,
+        expected_batch_size=expected_batch_size,
+    )
+
+
+@keras.saving.register_keras_serializable(package="tfdp")
+class PrivateModel(keras.Model):
+    """A Keras model with a differentially private training step. Made by `make_private`."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        physical_batch_size: int | None = None,
+        clipping: str = "auto",
+        expected_batch_size: int | None = None,
+        name: str | None = None,
+        **kwargs,
+    ):
+        check_model(model)
+        super().__init__(name=name or f"private_{model.name}", **kwargs)
+        if physical_batch_size is not None:
+            physical_batch_size = _validate.integer(
+                "physical_batch_size", physical_batch_size, minimum=1
+            )
+        if expected_batch_size is not None:
+            expected_batch_size = _validate.integer(
+                "expected_batch_size", expected_batch_size, minimum=1
+            )
+        self.model = model
+        self.clipping = _validate.one_of("clipping", clipping, ("auto", "vectorized"))
+        self.physical_batch_size = physical_batch_size
+        self.expected_batch_size = expected_batch_size
+        self._compile_physical_step = False
+        self._mechanism: Mechanism | None = None
+        self._noise: GaussianNoise | None = None
+        self._engine = None
+        self._ledger = accounting.PrivacyLedger()
+        # No weights of the model: undoing weights (`EarlyStopping`, `set_weights`) must not undo
+        # what was spent. Saved files carry the ledger instead.
+        self._steps_run = tf.Variable(0, dtype=tf.int64, trainable=False, name="steps_run")
+        self._nonfinite_examples = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._steps_charged = 0
+
+    # The model around the model.
+
+    def build(self, input_shape=None) -> None:
+        if not self.model.built:
+            self.model.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=None, mask=None):
+        kwargs = {} if mask is None else {"mask": mask}
+        return self.model(inputs, training=training, **kwargs)
+
+    def summary(self, *args, **kwargs) -> None:
+        """Prints the summary of the wrapped model."""
+        self.model.summary(*args, **kwargs)
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "model": keras.saving.serialize_keras_object(self.model),
+            "physical_batch_size": self.physical_batch_size,
+            "clipping": self.clipping,
+            "expected_batch_size": self.expected_batch_size,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> PrivateModel:
+        config = dict(config)
+        model = keras.saving.deserialize_keras_object(
+            config.pop("model"), custom_objects=custom_objects
+        )
+        return cls(model, **config)
+
+    def get_compile_config(self) -> dict:
+        config = super().get_compile_config()
+        if config:
+            config["jit_compile"] = self._compile_physical_step
+        return config
+
+    def compile_from_config(self, config: dict) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def save_own_variables(self, store) -> None:
+        super().save_own_variables(store)
+        store["ledger"] = np.frombuffer(self.ledger.to_json().encode(), dtype=np.uint8)
+
+    def load_own_variables(self, store) -> None:
+        text = bytes(np.asarray(store["ledger"], dtype=np.uint8)).decode()
+        # A file from earlier in this run cannot take back what was spent since.
+        self._ledger = self.ledger.union(accounting.PrivacyLedger.from_json(text))
+
+    # Privacy.
+
+    @property
+    def ledger(self) -> accounting.PrivacyLedger:
+        """The `tfdp.accounting.PrivacyLedger` of everything released by training so far."""
+        steps = int(self._steps_run.numpy())
+        if steps > self._steps_charged:
+            self._ledger.charge(
+                self._mechanism.event,
+                steps - self._steps_charged,
+                description="DP-SGD training",
+                details=self._mechanism.details,
+            )
+            self._steps_charged = steps
+        return self._ledger
+
+    @property
+    def step_event(self) -> dp_accounting.DpEvent:
+        """The privacy event of one training step as it is set up now."""
+        return self._current_mechanism().event
+
+    def privacy_statement(self, delta: float) -> accounting.PrivacyStatement:
+        """What is guaranteed, under which assumptions: print it, or ``.to_json()``.
+
+        Args:
+            delta: Probability with which the epsilon guarantee may fail; well below one over the
+                number of examples.
+        """
+        return self.ledger.statement(delta)
+
+    def clipping_summary(self) -> str:
+        """Which layer's gradients are worked out in which way, as a table.
+
+        Raises:
+            ValueError: If layers cannot be served, or if a subclassed model was not trained yet:
+                the way depends on input shapes, which only its first step shows.
+        """
+        if self._engine is None or not self._engine.reports:
+            self._trace_on_input_shapes()
+        return clipping.summary_table(self._engine.reports)
+
+    def _trace_on_input_shapes(self) -> None:
+        if not isinstance(self.model, (keras.Sequential, keras.Functional)) or not self.model.built:
+            raise ValueError(
+                "The shapes of this model's inputs are not known before its first training step. "
+                f"Received: model={self.model.name!r}, not trained yet"
+            )
+        if self._engine is None:
+            self._engine = self._make_engine()
+        inputs = keras.tree.map_structure(
+            lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), self.model.input
+        )
+
+        def outputs_summed(y, y_pred, sample_weight):
+            flat = [tf.cast(t, tf.float32) for t in keras.tree.flatten(y_pred)]
+            return tf.add_n([tf.reduce_sum(t, axis=range(1, t.shape.rank)) for t in flat])
+
+        def trace(x):
+            return self._engine(x, None, None, outputs_summed).norms
+
+        tf.function(trace, autograph=False).get_concrete_function(inputs)
+
+    # Training.
+
+    def compile(
+        self,
+        optimizer: DPOptimizerMixin,
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = False,
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Configures training, as `keras.Model.compile`.
+
+        Args:
+            optimizer: One of `tfdp.optimizers`.
+            loss: As in Keras; each example's loss is the loss of a batch of that example alone.
+            loss_weights: As in Keras.
+            metrics: As in Keras. Metrics of training data are not protected by privacy.
+            weighted_metrics: As in Keras.
+            run_eagerly: As in Keras.
+            steps_per_execution: As in Keras.
+            jit_compile: Whether XLA compiles the work on a physical batch. Defaults to
+                ``False``; ``"auto"`` is ``False`` too.
+            auto_scale_loss: Accepted and not used: under ``mixed_float16`` norms and sums are
+                float32, and scaling a loss would scale what is clipped.
+
+        Raises:
+            ValueError: If the optimizer is not a DP optimizer or the loss is missing.
+        """
+        del auto_scale_loss
+        optimizer = keras.optimizers.get(optimizer)
+        if not isinstance(optimizer, DPOptimizerMixin):
+            raise ValueError(
+                "A private model needs a DP optimizer, for instance tfdp.optimizers."
+                f"VectorizedDPKerasSGDOptimizer. Received: optimizer={optimizer!r}"
+            )
+        if loss is None:
+            raise ValueError("A private model needs a loss. Received: loss=None")
+        self._set_mechanism(None)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=False,
+            auto_scale_loss=False,
+        )
+        self._compile_physical_step = jit_compile is True
+        self._noise = GaussianNoise(optimizer.noise_seed)
+        self._engine = None  # Made when traced: it holds the clip norm and frozen layers.
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose="auto",
+        callbacks=None,
+        validation_split: float = 0.0,
+        validation_data=None,
+        shuffle: bool = True,
+        class_weight: dict | None = None,
+        sample_weight=None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq=1,
+    ):
+        """Trains privately on Poisson samples of arrays, otherwise as `keras.Model.fit`.
+
+        Args:
+            x: Arrays (NumPy, tensors, nested dictionaries or lists of them), or a
+                `tfdp.sampling.PoissonDataset`.
+            y: Targets, as in Keras; ``None`` with a `PoissonDataset`.
+            batch_size: *Expected* batch size: every example enters a batch independently with
+                probability ``batch_size / num_examples``. Defaults to 32.
+            epochs: As in Keras.
+            verbose: As in Keras.
+            callbacks: As in Keras, for instance `tfdp.callbacks.PrivacyBudget`.
+            validation_split: Fraction of the arrays, from their end, that is not trained on.
+            validation_data: As in Keras. It is not protected by privacy.
+            shuffle: Not used: Poisson samples have no order.
+            class_weight: As in Keras.
+            sample_weight: As in Keras. An example's weight scales its loss before clipping.
+            initial_epoch: As in Keras.
+            steps_per_epoch: Batches in an epoch. Defaults to ``num_examples / batch_size``,
+                rounded up.
+            validation_steps: As in Keras.
+            validation_batch_size: As in Keras.
+            validation_freq: As in Keras.
+
+        Returns:
+            The `keras.callbacks.History`.
+
+        Raises:
+            ValueError: For data that are neither arrays nor a `PoissonDataset`, or arguments out
+                of range.
+        """
+        self._assert_compile_called("fit")
+        if isinstance(x, sampling.PoissonDataset):
+            dataset = x
+            sampling.refuse_beside_dataset(
+                y=y,
+                batch_size=batch_size,
+                sample_weight=sample_weight,
+                class_weight=class_weight,
+                validation_split=validation_split or None,
+            )
+        else:
+            sampling.check_arrays(x)
+            (x, y, sample_weight), held_out = sampling.split_arrays(
+                (x, y, sample_weight), validation_split, validation_data
+            )
+            validation_data = held_out if validation_data is None else validation_data
+            dataset = sampling.PoissonDataset(
+                x,
+                y,
+                sampling.with_class_weight(y, sample_weight, class_weight),
+                expected_batch_size=32 if batch_size is None else batch_size,
+                steps_per_epoch=steps_per_epoch,
+            )
+        self._set_mechanism(self._poisson_mechanism(dataset))
+        nonfinite = int(self._nonfinite_examples.numpy())
+        history = super().fit(
+            dataset.as_tf_dataset(),
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            shuffle=False,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch or dataset.steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size or dataset.expected_batch_size,
+            validation_freq=validation_freq,
+        )
+        nonfinite = int(self._nonfinite_examples.numpy()) - nonfinite
+        if nonfinite:
+            warnings.warn(
+                f"{nonfinite} times an example's loss or gradient was not finite; it counted as "
+                "zero in the sum of its batch.",
+                stacklevel=2,
+            )
+        return history
+
+    def train_on_batch(
+        self, x, y=None, sample_weight=None, class_weight=None, return_dict: bool = False
+    ):
+        """One private step on a batch that the caller drew, otherwise as in Keras.
+
+        The sum of clipped gradients is divided by the ``expected_batch_size`` given to
+        `make_private`. How the batch was drawn is not known here, so each step is charged in full,
+        without amplification by sampling.
+
+        Raises:
+            ValueError: If `make_private` was given no ``expected_batch_size``.
+        """
+        self._assert_compile_called("train_on_batch")
+        self._use_batches_of_the_caller()
+        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
+
+    def train_step(self, data):
+        """One private step: clip, sum, add noise, divide by the expected batch size, apply."""
+        mechanism = self._current_mechanism()
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        # Before the loop over physical batches, in which no variable can be created.
+        self._symbolic_build(data_batch=(x, y, sample_weight))
+        if self._engine is None:
+            self._engine = self._make_engine()
+        engine = self._engine
+        loss_fn = clipping.PerExampleLoss(self._compile_loss)
+        variables = self.trainable_variables
+
+        def physical_step(part):
+            part_x, part_y, part_weight = part
+            clipped = engine(part_x, part_y, part_weight, loss_fn)
+            self._update_metrics(part, clipped)
+            return clipped.sums
+
+        self._steps_run.assign_add(1)
+        sums = sampling.sum_over_physical_batches(
+            (x, y, sample_weight),
+            self._physical_size,
+            physical_step,
+            [tf.zeros(variable.shape, variable.dtype) for variable in variables],
+        )
+        optimizer = self.optimizer
+        noisy = self._noise.add(sums, optimizer.noise_stddev)
+        gradients = [total / mechanism.expected_batch_size for total in noisy]
+        optimizer.apply_private_gradients(self._add_weight_regularization(gradients), variables)
+        return self.get_metrics_result()
+
+    # Parts of the training step.
+
+    def _current_mechanism(self) -> Mechanism:
+        if self._mechanism is None:
+            self._use_batches_of_the_caller()
+        return self._mechanism
+
+    def _set_mechanism(self, mechanism: Mechanism | None) -> None:
+        """Closes the books on the steps so far and compiles the next ones anew if they differ."""
+        if mechanism == self._mechanism:
+            return
+        self._ledger = self.ledger
+        self._mechanism = mechanism
+        self.train_function = None
+
+    def _poisson_mechanism(self, dataset: sampling.PoissonDataset) -> Mechanism:
+        if dataset.seed is not None:
+            self._ledger.mark_not_private("fixed sampling seed")
+        return self._mechanism_of(
+            sampling_probability=dataset.sampling_probability,
+            expected_batch_size=dataset.expected_batch_size,
+            details={"sampling": "Poisson", "num_examples": dataset.num_examples},
+        )
+
+    def _use_batches_of_the_caller(self) -> None:
+        if self.expected_batch_size is None:
+            raise ValueError(
+                "`train_on_batch` and custom training loops need the batch size that sums are "
+                "divided by: `tfdp.make_private(model, expected_batch_size=...)`. "
+                "Received: expected_batch_size=None"
+            )
+        self._set_mechanism(
+            self._mechanism_of(
+                sampling_probability=1.0,
+                expected_batch_size=self.expected_batch_size,
+                details={"sampling": "unknown (batches given by the caller): not amplified"},
+            )
+        )
+
+    def _mechanism_of(
+        self, *, sampling_probability: float, expected_batch_size: int, details: dict[str, Any]
+    ) -> Mechanism:
+        optimizer = self.optimizer
+        groups = optimizer.num_microbatches
+        if groups is not None and expected_batch_size % groups:
+            raise ValueError(
+                f"`num_microbatches` must divide the batch size {expected_batch_size}. "
+                f"Received: num_microbatches={groups}"
+            )
+        if optimizer.noise_seed is not None:
+            self._ledger.mark_not_private("fixed noise seed")
+        return Mechanism(
+            event=accounting.dp_sgd_event(optimizer.noise_multiplier, sampling_probability),
+            expected_batch_size=expected_batch_size,
+            details={
+                **details,
+                "sampling_probability": sampling_probability,
+                "expected_batch_size": expected_batch_size,
+                "noise_multiplier": optimizer.noise_multiplier,
+                "l2_norm_clip": optimizer.l2_norm_clip,
+            },
+        )
+
+    def _make_engine(self):
+        clip = self.optimizer.l2_norm_clip if self.compiled else math.inf
+        if self.clipping == "vectorized":
+            engine = clipping.VectorizedEngine(self.model, clip)
+        else:
+            on_cpu = not tf.config.list_logical_devices("GPU")
+            context = clipping.Context(loop=on_cpu and not self._compile_physical_step)
+            plan = clipping.make_plan(self.model)
+            engine = clipping.RecordingEngine(self.model, plan, clip, context)
+        if self._compile_physical_step:
+            engine = clipping.CompiledEngine(engine, self._physical_size)
+        return engine
+
+    @property
+    def _physical_size(self) -> int:
+        return self.physical_batch_size or DEFAULT_PHYSICAL_BATCH_SIZE
+
+    def _update_metrics(self, part: tuple, clipped: clipping.ClippedGradients) -> None:
+        x, y, sample_weight = part
+        count = tf.reduce_sum(tf.cast(clipped.finite, clipped.losses.dtype))
+        losses = tf.where(clipped.finite, clipped.losses, tf.zeros_like(clipped.losses))
+        loss = tf.math.divide_no_nan(tf.reduce_sum(losses), count)
+        for penalty in self._weight_penalties():
+            loss += tf.cast(penalty, loss.dtype)
+        self._loss_tracker.update_state(loss, sample_weight=count)
+        self._nonfinite_examples.assign_add(
+            tf.reduce_sum(tf.cast(tf.logical_not(clipped.finite), tf.int64))
+        )
+        if self._compile_loss.metrics:  # Losses of single outputs, which Keras shows.
+            self._compile_loss(y, clipped.y_pred, sample_weight)
+        self.compute_metrics(x, y, clipped.y_pred, sample_weight=sample_weight)
+
+    def _weight_penalties(self) -> list[tf.Tensor]:
+        return [v.regularizer(v) for v in self.trainable_variables if v.regularizer is not None]
+
+    def _add_weight_regularization(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Adds the gradients of weight regularizers, which no data enter: after the noise."""
+        variables = self.trainable_variables
+        if not any(variable.regularizer is not None for variable in variables):
+            return gradients
+        with tf.GradientTape() as tape:
+            penalty = tf.add_n([tf.reduce_sum(p) for p in self._weight_penalties()])
+        penalties = tape.gradient(penalty, [variable.value for variable in variables])
+        return [
+            gradient if extra is None else gradient + tf.cast(extra, gradient.dtype)
+            for gradient, extra in zip(gradients, penalties, strict=True)
+        ]

@@ -1,0 +1,20 @@
+"""How examples are drawn, and how a logical batch is cut into physical ones."""
+
+from tfdp.sampling.arrays import (
+    check_arrays,
+    refuse_beside_dataset,
+    split_arrays,
+    with_class_weight,
+)
+from tfdp.sampling.physical import sum_over_physical_batches
+from tfdp.sampling.poisson import PoissonDataset, poisson_indices
+
+__all__ = [
+    "PoissonDataset",
+    "check_arrays",
+    "poisson_indices",
+    "refuse_beside_dataset",
+    "split_arrays",
+    "sum_over_physical_batches",
+    "with_class_weight",
+]
