@@ -1,0 +1,1 @@
+"""The programs of tfdp, installed as `tfdp.scripts`."""

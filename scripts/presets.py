@@ -1,0 +1,85 @@
+"""Hyper-parameters that work, by data set, and the models that `train.py` can train."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+
+import tfdp
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What `train.py` takes for each flag that is not given.
+
+    Attributes:
+        model: A name in `MODELS`.
+        batch_size: The expected batch size.
+        epochs: Passes over the data, on average.
+        learning_rate: The learning rate.
+        l2_norm_clip: The bound on the norm of one example's gradient.
+        target_epsilon: The privacy budget that the noise is calibrated to.
+        delta: The delta of the guarantee.
+        momentum: The momentum of SGD.
+        optimizer: A name in `OPTIMIZERS`.
+        activation: The activation between layers.
+    """
+
+    model: str
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    l2_norm_clip: float
+    target_epsilon: float
+    delta: float
+    momentum: float = 0.9
+    optimizer: str = "sgd"
+    activation: str = "tanh"
+
+
+# MNIST, Fashion-MNIST and CIFAR-10: batch, rate, clip norm and epochs are those of Tramer and
+# Boneh (2021), the budgets those of Papernot et al. (2021). Digits: found here.
+PRESETS = {
+    "digits": Preset("digits_mlp", 256, 40, 1.0, 0.5, target_epsilon=8.0, delta=1e-4),
+    "mnist": Preset("mnist_cnn", 512, 40, 0.5, 0.1, target_epsilon=2.93, delta=1e-5),
+    "fashion_mnist": Preset("mnist_cnn", 2048, 40, 4.0, 0.1, target_epsilon=2.7, delta=1e-5),
+    "cifar10": Preset("cifar_cnn_dense", 1024, 30, 1.0, 0.1, target_epsilon=7.53, delta=1e-5),
+}
+PRESETS["cifar10_jpeg"] = PRESETS["cifar10"]  # a copy of CIFAR-10 coded as JPEG
+
+
+def preset_for(dataset: str, image_shape: tuple[int, ...]) -> Preset:
+    """The preset of a data set; for one without, that of the most similar images."""
+    if dataset in PRESETS:
+        return PRESETS[dataset]
+    return PRESETS["cifar10" if image_shape[-1] == 3 else "mnist"]
+
+
+ModelBuilder = Callable[..., keras.Model]
+
+
+def _cifar_cnn(variant: str) -> ModelBuilder:
+    def build(activation, *, input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+        return tfdp.models.cifar_cnn(
+            activation,
+            variant,
+            input_shape=input_shape,
+            num_classes=num_classes,
+            normalize=input_shape[-1] == 3,
+        )
+
+    return build
+
+
+MODELS: dict[str, ModelBuilder] = {
+    "digits_mlp": tfdp.models.digits_mlp,
+    "mnist_cnn": tfdp.models.mnist_cnn,
+    "cifar_cnn": _cifar_cnn("all_conv"),
+    "cifar_cnn_dense": _cifar_cnn("dense"),
+}
+
+OPTIMIZERS = {
+    "sgd": tfdp.optimizers.VectorizedDPKerasSGDOptimizer,
+    "adam": tfdp.optimizers.VectorizedDPKerasAdamOptimizer,
+    "adagrad": tfdp.optimizers.VectorizedDPKerasAdagradOptimizer,
+}

@@ -1,0 +1,206 @@
+"""The results of `train.py`: a record, the privacy statement and a picture."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from typing import Any
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+import tfdp
+from tfdp.scripts.image_datasets import ImageData
+from tfdp.scripts.train_settings import Settings
+
+MODEL_FILE = "model.keras"
+RECORD_FILE = "result.json"
+PICTURE_FILE = "history.png"
+STATEMENT_FILE = "privacy_statement"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `result.json` holds. An epsilon of `null` means that there is no guarantee."""
+
+    dataset: str
+    train_examples: int
+    test_examples: int
+    model: str
+    parameters: int
+    activation: str
+    test_accuracy: float
+    test_loss: float
+    epsilon: dict[str, float | None]
+    target_epsilon: float | None
+    delta: float
+    accountant: str
+    noise_multiplier: float
+    l2_norm_clip: float
+    sampling_probability: float
+    expected_batch_size: int
+    physical_batch_size: int | None
+    epochs: int
+    steps: int
+    optimizer: str
+    learning_rate: float
+    momentum: float | None
+    seed: int | None
+    seconds: float
+    examples_per_second: float
+    history: dict[str, list[float | None]]
+    versions: dict[str, str]
+    command: str
+
+
+def make(
+    *,
+    settings: Settings,
+    data: ImageData,
+    batches: tfdp.sampling.PoissonDataset,
+    noise_multiplier: float,
+    private: tfdp.PrivateModel,
+    model_file: str,
+    history: dict[str, list[float]],
+    seconds: float,
+    steps_per_second: float,
+    command: str,
+) -> Report:
+    """Puts together the record of a run; evaluates the released file on the test data."""
+    released = keras.saving.load_model(model_file)
+    released.compile(loss=private.loss, metrics=["accuracy"])
+    test_loss, test_accuracy = released.evaluate(data.x_test, data.y_test, verbose=0)
+    activation = settings.activation
+    if not isinstance(activation, str):
+        numbers = (activation.scale, activation.temperature, activation.offset)
+        activation = "tempered_sigmoid({:g},{:g},{:g})".format(*numbers)
+    return Report(
+        dataset=data.name,
+        train_examples=len(data.x_train),
+        test_examples=len(data.x_test),
+        model=settings.model,
+        parameters=released.count_params(),
+        activation=activation,
+        test_accuracy=float(test_accuracy),
+        test_loss=float(test_loss),
+        epsilon={
+            accountant: _finite(private.ledger.epsilon(settings.delta, accountant))
+            for accountant in ("rdp", "pld")
+        },
+        target_epsilon=settings.target_epsilon,
+        delta=settings.delta,
+        accountant=settings.accountant,
+        noise_multiplier=noise_multiplier,
+        l2_norm_clip=settings.l2_norm_clip,
+        sampling_probability=batches.sampling_probability,
+        expected_batch_size=settings.batch_size,
+        physical_batch_size=settings.physical_batch_size,
+        epochs=len(history["epsilon"]),
+        steps=sum(release.count for release in private.ledger.releases),
+        optimizer=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        seed=settings.seed,
+        seconds=round(seconds, 2),
+        examples_per_second=round(steps_per_second * settings.batch_size, 1),
+        history={
+            "test_accuracy": [float(value) for value in history["val_accuracy"]],
+            "epsilon": [_finite(value) for value in history["epsilon"]],
+        },
+        versions={
+            "python": platform.python_version(),
+            "tfdp": tfdp.__version__,
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("tensorflow", "keras", "dp-accounting", "numpy")
+            },
+        },
+        command=command,
+    )
+
+
+def write(report: Report, statement: Any, folder: str) -> None:
+    """Writes the record, the privacy statement as text and as JSON, and the picture."""
+
+    def put(name: str, text: str) -> None:
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            file.write(text.rstrip("\n") + "\n")
+
+    put(RECORD_FILE, json.dumps(dataclasses.asdict(report), indent=2, allow_nan=False))
+    put(f"{STATEMENT_FILE}.txt", str(statement))
+    put(f"{STATEMENT_FILE}.json", statement.to_json())
+    picture(report).savefig(os.path.join(folder, PICTURE_FILE), dpi=150)
+
+
+def summary(report: Report, folder: str) -> str:
+    """The lines that the program ends with."""
+    epsilon = ", ".join(
+        f"{'none' if value is None else format(value, '.3f')} ({name.upper()})"
+        for name, value in report.epsilon.items()
+    )
+    return "\n".join(
+        [
+            "",
+            f"test accuracy  {report.test_accuracy:.2%} ({report.test_examples:,} images)",
+            f"epsilon        {epsilon} at delta = {report.delta:g}",
+            f"model          {os.path.join(folder, MODEL_FILE)}",
+            f"statement      {os.path.join(folder, STATEMENT_FILE)}.txt",
+            f"all results    {folder}",
+        ]
+    )
+
+
+def picture(report: Report) -> Figure:
+    """Test accuracy and epsilon by epoch, side by side."""
+    accuracy, spent = report.history["test_accuracy"], report.history["epsilon"]
+    epochs = np.arange(1, len(accuracy) + 1)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+
+    left.plot(epochs, accuracy, color="tab:blue", linewidth=2, marker=".")
+    left.annotate(
+        f"{accuracy[-1]:.1%}",
+        (epochs[-1], accuracy[-1]),
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="right",
+        color="tab:blue",
+    )
+    left.set(title="Test accuracy", ylim=(0, 1.05))
+    left.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+
+    right.plot(
+        epochs,
+        [math.nan if e is None else e for e in spent],
+        color="tab:red",
+        linewidth=2,
+        marker=".",
+    )
+    if report.target_epsilon is not None:
+        right.axhline(report.target_epsilon, color="0.4", linestyle="--", linewidth=1)
+        right.annotate(
+            f"budget {report.target_epsilon:g}",
+            (epochs[0], report.target_epsilon),
+            xytext=(0, -4),
+            textcoords="offset points",
+            va="top",
+            color="0.4",
+        )
+    right.set(title=f"Epsilon spent ({report.accountant.upper()}, delta = {report.delta:g})")
+    right.set_ylim(bottom=0)
+
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{report.dataset}: {report.model} with {report.activation}")
+    return figure
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,260 @@
+"""The flags of `train.py`, and the settings that they and a preset make together."""
+
+import dataclasses
+import os
+import re
+import tempfile
+
+import keras
+from absl import flags
+
+import tfdp
+from tfdp.scripts import image_datasets
+from tfdp.scripts.command_line import UsageError
+from tfdp.scripts.presets import MODELS, OPTIMIZERS, PRESETS, preset_for
+
+_DEFAULT = "Defaults to the preset of the data set."
+
+
+def declare_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of `train.py` on `values`."""
+
+    def define(kind, name, default, text, *args, **kwargs):
+        kind(name, default, *args, help=text, flag_values=values, **kwargs)
+
+    text, real, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
+    define(
+        text,
+        "dataset",
+        "digits",
+        f"Data set: one with a preset ({', '.join(PRESETS)}) or another image classification set "
+        "of TensorFlow Datasets.",
+    )
+    define(
+        text,
+        "data_dir",
+        None,
+        "Folder of prepared TensorFlow Datasets. Defaults to the environment variable "
+        f"{image_datasets.DATA_DIR_VARIABLE}, and without it to TFDS's own default.",
+    )
+    define(flags.DEFINE_bool, "download", False, "Fetch and prepare the data set if missing.")
+    define(flags.DEFINE_enum, "model", None, f"Network. {_DEFAULT}", list(MODELS))
+    define(
+        text,
+        "activation",
+        None,
+        "Activation between layers: the name of a Keras activation, tempered_sigmoid, or "
+        f"tempered_sigmoid(SCALE,TEMPERATURE,OFFSET). {_DEFAULT}",
+    )
+    define(
+        real,
+        "target_epsilon",
+        None,
+        f"Privacy budget: the noise is calibrated so that the whole run spends it. {_DEFAULT}",
+    )
+    define(
+        real,
+        "noise_multiplier",
+        None,
+        "Noise as a multiple of the clip norm, in place of --target_epsilon.",
+    )
+    define(
+        real, "delta", None, f"Delta of the guarantee, at most 1 / training examples. {_DEFAULT}"
+    )
+    define(whole, "batch_size", None, f"Expected batch size of Poisson sampling. {_DEFAULT}")
+    define(whole, "epochs", None, f"Expected passes over the data. {_DEFAULT}")
+    define(real, "learning_rate", None, f"Learning rate. {_DEFAULT}")
+    define(real, "momentum", None, f"Momentum, for --optimizer=sgd. {_DEFAULT}")
+    define(flags.DEFINE_enum, "optimizer", None, f"Optimizer. {_DEFAULT}", list(OPTIMIZERS))
+    define(real, "l2_norm_clip", None, f"Clip norm of one example's gradient. {_DEFAULT}")
+    define(
+        whole,
+        "physical_batch_size",
+        None,
+        "Examples held in memory at a time; changes cost, not results. Defaults to tfdp's choice.",
+    )
+    define(
+        flags.DEFINE_enum,
+        "accountant",
+        "rdp",
+        "Accounting that calibrates the noise and keeps the budget.",
+        ["rdp", "pld"],
+    )
+    define(
+        whole,
+        "seed",
+        None,
+        "Seed of the initial weights. Sampling and noise always come from the operating system.",
+    )
+    define(text, "output_dir", None, "Folder for the results. Defaults to runs/<dataset>.")
+    define(
+        flags.DEFINE_enum,
+        "verbose",
+        "2",
+        "Progress: 0 none, 1 a bar, 2 a line an epoch.",
+        ["0", "1", "2"],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One training run. Either the noise or the budget is `None`: it follows from the other.
+
+    Attributes:
+        model: A name in `presets.MODELS`.
+        activation: The name of a Keras activation, or a tempered sigmoid.
+        optimizer: A name in `presets.OPTIMIZERS`.
+        batch_size: The expected batch size.
+        epochs: Epochs.
+        learning_rate: The learning rate.
+        momentum: The momentum, `None` for optimizers that have none.
+        l2_norm_clip: The clip norm.
+        noise_multiplier: The noise multiplier, `None` if it follows from the budget.
+        target_epsilon: The budget, `None` if the noise multiplier was given.
+        delta: The delta of the guarantee.
+        accountant: `"rdp"` or `"pld"`.
+        physical_batch_size: Examples in memory at a time, `None` for tfdp's choice.
+        seed: The seed of the initial weights, or `None`.
+        output_dir: The folder for the results.
+        verbose: How `fit` reports progress.
+    """
+
+    model: str
+    activation: str | tfdp.layers.TemperedSigmoid
+    optimizer: str
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    momentum: float | None
+    l2_norm_clip: float
+    noise_multiplier: float | None
+    target_epsilon: float | None
+    delta: float
+    accountant: str
+    physical_batch_size: int | None
+    seed: int | None
+    output_dir: str
+    verbose: int
+
+
+def check_flags(values: flags.FlagValues) -> None:
+    """Refuses flags that no data set could make right.
+
+    Raises:
+        UsageError: Naming the flag and the value received.
+    """
+    if values.target_epsilon is not None and values.noise_multiplier is not None:
+        raise UsageError(
+            "--target_epsilon and --noise_multiplier exclude each other. Received: "
+            f"target_epsilon={values.target_epsilon}, noise_multiplier={values.noise_multiplier}"
+        )
+    for name in ("target_epsilon", "learning_rate", "l2_norm_clip"):
+        _require(values, name, "positive and finite", lambda value: 0 < value < float("inf"))
+    for name in ("batch_size", "epochs", "physical_batch_size"):
+        _require(values, name, "at least 1", lambda value: value >= 1)
+    _require(values, "noise_multiplier", "at least 0 and finite", lambda v: 0 <= v < float("inf"))
+    _require(values, "delta", "strictly between 0 and 1", lambda value: 0 < value < 1)
+    _require(values, "momentum", "in [0, 1)", lambda value: 0 <= value < 1)
+    _require(values, "seed", "in [0, 2**32)", lambda value: 0 <= value < 2**32)
+    if values.momentum is not None and values.optimizer not in (None, "sgd"):
+        raise UsageError(
+            f"--momentum is for --optimizer=sgd. Received: optimizer={values.optimizer}"
+        )
+    if values.activation is not None:
+        parse_activation(values.activation)
+
+
+def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings:
+    """Completes checked flags by the preset of the data.
+
+    Raises:
+        UsageError: If the flags do not fit the data.
+    """
+    preset = preset_for(data.name, data.image_shape)
+
+    def given(name: str):
+        value = getattr(values, name)
+        return getattr(preset, name) if value is None else value
+
+    examples = len(data.x_train)
+    delta, batch_size = given("delta"), given("batch_size")
+    if delta > 1 / examples:
+        raise UsageError(
+            f"--delta must be at most 1 / {examples}, the number of training examples: a larger "
+            f"one allows publishing an example outright. Received: delta={delta}"
+        )
+    if batch_size > examples:
+        raise UsageError(
+            f"--batch_size must be at most {examples}, the number of training examples. "
+            f"Received: batch_size={batch_size}"
+        )
+    optimizer = given("optimizer")
+    return Settings(
+        model=given("model"),
+        activation=parse_activation(given("activation")),
+        optimizer=optimizer,
+        batch_size=batch_size,
+        epochs=given("epochs"),
+        learning_rate=given("learning_rate"),
+        momentum=given("momentum") if optimizer == "sgd" else None,
+        l2_norm_clip=given("l2_norm_clip"),
+        noise_multiplier=values.noise_multiplier,
+        target_epsilon=given("target_epsilon") if values.noise_multiplier is None else None,
+        delta=delta,
+        accountant=values.accountant,
+        physical_batch_size=values.physical_batch_size,
+        seed=values.seed,
+        output_dir=output_dir(values),
+        verbose=int(values.verbose),
+    )
+
+
+def output_dir(values: flags.FlagValues) -> str:
+    """The folder that the results go to."""
+    return values.output_dir or os.path.join("runs", values.dataset.replace(os.sep, "_"))
+
+
+def prepare_output_dir(folder: str) -> None:
+    """Makes the folder for the results, and tries whether files can be written to it.
+
+    Raises:
+        UsageError: If not.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"Nothing can be written to --output_dir: {error.strerror}. "
+            f"Received: output_dir={folder!r}"
+        ) from error
+
+
+def parse_activation(text: str) -> str | tfdp.layers.TemperedSigmoid:
+    """Reads the name of a Keras activation or a tempered sigmoid with its parameters.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    match = re.fullmatch(r"\s*tempered_sigmoid\s*(?:\((.*)\))?\s*", text)
+    try:
+        if match is None:
+            keras.activations.get(text)
+            return text
+        if match[1] is None:
+            return tfdp.layers.TemperedSigmoid()
+        scale, temperature, offset = (float(number) for number in match[1].split(","))
+        return tfdp.layers.TemperedSigmoid(scale, temperature, offset)
+    except ValueError as error:
+        raise UsageError(
+            "--activation must be the name of a Keras activation, tempered_sigmoid, or "
+            "tempered_sigmoid(SCALE,TEMPERATURE,OFFSET) with a positive scale and temperature. "
+            f"Received: activation={text!r}"
+        ) from error
+
+
+def _require(values: flags.FlagValues, name: str, what: str, holds) -> None:
+    value = getattr(values, name)
+    if value is not None and not holds(value):
+        raise UsageError(f"--{name} must be {what}. Received: {name}={value}")
