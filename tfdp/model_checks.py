@@ -63,7 +63,7 @@ def replace_batch_normalization(model: keras.Model, groups: int = 16) -> keras.M
     Raises:
         TypeError: If ``model`` is not functional or sequential.
     """
-    if not isinstance(model, (keras.Sequential, keras.Functional)):
+    if not has_layer_graph(model):
         raise TypeError(
             "replace_batch_normalization copies functional and sequential models; in a subclassed "
             "model use keras.layers.GroupNormalization in place of BatchNormalization. "
@@ -71,11 +71,10 @@ def replace_batch_normalization(model: keras.Model, groups: int = 16) -> keras.M
         )
 
     def clone(layer):
-        if isinstance(layer, (keras.Sequential, keras.Functional)):
+        if isinstance(layer, keras.Model) and has_layer_graph(layer):
             return replace_batch_normalization(layer, groups)
         if not isinstance(layer, keras.layers.BatchNormalization):
-            copy = type(layer).from_config(layer.get_config())
-            return copy
+            return type(layer).from_config(layer.get_config())
         return keras.layers.GroupNormalization(
             groups=_largest_divisor(_channels(layer), groups),
             axis=layer.axis,
@@ -93,6 +92,11 @@ def replace_batch_normalization(model: keras.Model, groups: int = 16) -> keras.M
         elif not isinstance(old, keras.Model):
             new.set_weights(old.get_weights())
     return copy
+
+
+def has_layer_graph(model: keras.Model) -> bool:
+    """Whether a model is functional or sequential, so that its layers and shapes are known."""
+    return isinstance(model, keras.Sequential) or hasattr(model, "operations")
 
 
 def _channels(layer: keras.layers.BatchNormalization) -> int:

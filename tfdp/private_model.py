@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdp import _validate, accounting, clipping, sampling
-from tfdp.model_checks import check_model
+from tfdp.model_checks import check_model, has_layer_graph
 from tfdp.noise import GaussianNoise
 from tfdp.optimizers import DPOptimizerMixin
 
@@ -27,13 +27,24 @@ class Mechanism:
 
     Attributes:
         event: The privacy event of the step.
-        expected_batch_size: The constant that sums of clipped gradients are divided by.
+        expected_batch_size: Expected number of examples of a step.
+        num_groups: Groups whose examples are averaged before clipping; ``None``: each example is
+            clipped by itself.
+        random_groups: Whether each example draws its group, as it must under Poisson sampling,
+            where an example more would shift all later ones; else groups are consecutive rows.
         details: What the privacy statement says about the step.
     """
 
     event: dp_accounting.DpEvent
     expected_batch_size: int
+    num_groups: int | None
+    random_groups: bool
     details: dict[str, Any]
+
+    @property
+    def denominator(self) -> int:
+        """The constant that the noisy sum of clipped gradients is divided by."""
+        return self.num_groups or self.expected_batch_size
 
 
 def make_private(
@@ -144,9 +155,8 @@ class PrivateModel(keras.Model):
             self.model.build(input_shape)
         self.built = True
 
-    def call(self, inputs, training=None, mask=None):
-        kwargs = {} if mask is None else {"mask": mask}
-        return self.model(inputs, training=training, **kwargs)
+    def call(self, inputs, training=None):
+        return self.model(inputs, training=training)
 
     def summary(self, *args, **kwargs) -> None:
         """Prints the summary of the wrapped model."""
@@ -194,7 +204,8 @@ class PrivateModel(keras.Model):
     @property
     def ledger(self) -> accounting.PrivacyLedger:
         """The `tfdp.accounting.PrivacyLedger` of everything released by training so far."""
-        steps = int(self._steps_run.numpy())
+        with tf.init_scope():  # Also when a caller's own loop is being traced.
+            steps = int(self._steps_run.numpy())
         if steps > self._steps_charged:
             self._ledger.charge(
                 self._mechanism.event,
@@ -231,16 +242,16 @@ class PrivateModel(keras.Model):
         return clipping.summary_table(self._engine.reports)
 
     def _trace_on_input_shapes(self) -> None:
-        if not isinstance(self.model, (keras.Sequential, keras.Functional)) or not self.model.built:
+        if not (has_layer_graph(self.model) and self.model.built):
             raise ValueError(
                 "The shapes of this model's inputs are not known before its first training step. "
                 f"Received: model={self.model.name!r}, not trained yet"
             )
         if self._engine is None:
             self._engine = self._make_engine()
-        inputs = keras.tree.map_structure(
-            lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), self.model.input
-        )
+        is_sequential = isinstance(self.model, keras.Sequential)
+        inputs = self.model.inputs[0] if is_sequential else self.model.input
+        inputs = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), inputs)
 
         def outputs_summed(y, y_pred, sample_weight):
             flat = [tf.cast(t, tf.float32) for t in keras.tree.flatten(y_pred)]
@@ -334,7 +345,7 @@ class PrivateModel(keras.Model):
                 `tfdp.sampling.PoissonDataset`.
             y: Targets, as in Keras; ``None`` with a `PoissonDataset`.
             batch_size: *Expected* batch size: every example enters a batch independently with
-                probability ``batch_size / num_examples``. Defaults to 32.
+                probability ``batch_size / num_examples``. Defaults to 32, or all of fewer.
             epochs: As in Keras.
             verbose: As in Keras.
             callbacks: As in Keras, for instance `tfdp.callbacks.PrivacyBudget`.
@@ -377,7 +388,7 @@ class PrivateModel(keras.Model):
                 x,
                 y,
                 sampling.with_class_weight(y, sample_weight, class_weight),
-                expected_batch_size=32 if batch_size is None else batch_size,
+                expected_batch_size=batch_size,
                 steps_per_epoch=steps_per_epoch,
             )
         self._set_mechanism(self._poisson_mechanism(dataset))
@@ -428,30 +439,54 @@ class PrivateModel(keras.Model):
         self._symbolic_build(data_batch=(x, y, sample_weight))
         if self._engine is None:
             self._engine = self._make_engine()
-        engine = self._engine
-        loss_fn = clipping.PerExampleLoss(self._compile_loss)
-        variables = self.trainable_variables
-
-        def physical_step(part):
-            part_x, part_y, part_weight = part
-            clipped = engine(part_x, part_y, part_weight, loss_fn)
-            self._update_metrics(part, clipped)
-            return clipped.sums
-
         self._steps_run.assign_add(1)
-        sums = sampling.sum_over_physical_batches(
-            (x, y, sample_weight),
-            self._physical_size,
-            physical_step,
-            [tf.zeros(variable.shape, variable.dtype) for variable in variables],
-        )
+        if mechanism.num_groups is None:
+            sums = self._sum_clipped_examples((x, y, sample_weight))
+        else:
+            sums = self._sum_clipped_groups((x, y, sample_weight), mechanism)
         optimizer = self.optimizer
         noisy = self._noise.add(sums, optimizer.noise_stddev)
-        gradients = [total / mechanism.expected_batch_size for total in noisy]
-        optimizer.apply_private_gradients(self._add_weight_regularization(gradients), variables)
+        gradients = [total / mechanism.denominator for total in noisy]
+        optimizer.apply_private_gradients(
+            self._add_weight_regularization(gradients), self.trainable_variables
+        )
         return self.get_metrics_result()
 
     # Parts of the training step.
+
+    def _sum_clipped_examples(self, data: tuple) -> list[tf.Tensor]:
+        loss_fn = clipping.PerExampleLoss(self._compile_loss)
+
+        def physical_step(part):
+            clipped = self._engine(*part, loss_fn)
+            self._update_metrics(part, clipped)
+            return clipped.sums
+
+        zeros = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
+        return sampling.sum_over_physical_batches(data, self._physical_size, physical_step, zeros)
+
+    def _sum_clipped_groups(self, data: tuple, mechanism: Mechanism) -> list[tf.Tensor]:
+        loss_fn = clipping.PerExampleLoss(self._compile_loss)
+        count, size = mechanism.num_groups, mechanism.expected_batch_size // mechanism.num_groups
+        length = sampling.batch_length(data)
+        if mechanism.random_groups:
+            groups = tf.random.uniform([length], maxval=count, dtype=tf.int32)
+        else:
+            groups = tf.minimum(tf.range(length) // size, count - 1)
+
+        def physical_step(part):
+            part, part_groups = part
+            summed = self._engine.sum_groups(*part, loss_fn, part_groups, count)
+            self._update_metrics(part, summed)
+            return summed.sums
+
+        sums = sampling.sum_over_physical_batches(
+            (data, groups),
+            self._physical_size,
+            physical_step,
+            [tf.zeros((count, *v.shape), v.dtype) for v in self.trainable_variables],
+        )
+        return clipping.clip_group_means(sums, size, self.optimizer.l2_norm_clip)
 
     def _current_mechanism(self) -> Mechanism:
         if self._mechanism is None:
@@ -472,6 +507,7 @@ class PrivateModel(keras.Model):
         return self._mechanism_of(
             sampling_probability=dataset.sampling_probability,
             expected_batch_size=dataset.expected_batch_size,
+            random_groups=True,
             details={"sampling": "Poisson", "num_examples": dataset.num_examples},
         )
 
@@ -486,12 +522,18 @@ class PrivateModel(keras.Model):
             self._mechanism_of(
                 sampling_probability=1.0,
                 expected_batch_size=self.expected_batch_size,
+                random_groups=False,
                 details={"sampling": "unknown (batches given by the caller): not amplified"},
             )
         )
 
     def _mechanism_of(
-        self, *, sampling_probability: float, expected_batch_size: int, details: dict[str, Any]
+        self,
+        *,
+        sampling_probability: float,
+        expected_batch_size: int,
+        random_groups: bool,
+        details: dict[str, Any],
     ) -> Mechanism:
         optimizer = self.optimizer
         groups = optimizer.num_microbatches
@@ -500,13 +542,27 @@ class PrivateModel(keras.Model):
                 f"`num_microbatches` must divide the batch size {expected_batch_size}. "
                 f"Received: num_microbatches={groups}"
             )
+        if groups == expected_batch_size:
+            groups = None
+        if groups is not None and self._compile_physical_step:
+            raise ValueError(
+                "Groups of examples are not supported with jit_compile=True. "
+                f"Received: num_microbatches={groups}"
+            )
         if optimizer.noise_seed is not None:
             self._ledger.mark_not_private("fixed noise seed")
         return Mechanism(
-            event=accounting.dp_sgd_event(optimizer.noise_multiplier, sampling_probability),
+            event=accounting.dp_sgd_event(
+                optimizer.noise_multiplier,
+                sampling_probability,
+                microbatch_size=1 if groups is None else expected_batch_size // groups,
+            ),
             expected_batch_size=expected_batch_size,
+            num_groups=groups,
+            random_groups=random_groups,
             details={
                 **details,
+                **({} if groups is None else {"num_microbatches": groups}),
                 "sampling_probability": sampling_probability,
                 "expected_batch_size": expected_batch_size,
                 "noise_multiplier": optimizer.noise_multiplier,

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 
 import dp_accounting
+import numpy as np
 from dp_accounting.pld import privacy_loss_distribution
 
 from tfdp.accounting import events
@@ -46,6 +47,7 @@ def unsupported(counts: Mapping[events.Leaf, int]) -> events.Leaf | None:
     return next((leaf for leaf in counts if not _has_distribution(leaf)), None)
 
 
+@np.errstate(over="ignore")  # a quotient of masses overflows at epsilons of hundreds, harmlessly
 def epsilon(counts: Mapping[events.Leaf, int], delta: float, *, coarse: bool = False) -> float:
     """Returns the epsilon of a composition.
 
@@ -66,6 +68,7 @@ def epsilon(counts: Mapping[events.Leaf, int], delta: float, *, coarse: bool = F
     return 0.0 if distribution is None else float(distribution.get_epsilon_for_delta(delta))
 
 
+@np.errstate(over="ignore")
 def delta(counts: Mapping[events.Leaf, int], epsilon: float) -> float:
     """Returns the delta of a composition.
 

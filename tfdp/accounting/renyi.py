@@ -120,6 +120,9 @@ def curve(leaf: events.Leaf) -> np.ndarray:
     with _quiet(), np.errstate(all="ignore"):
         rdp = accountant.compose(leaf.event).rdp
     rdp = np.where(np.isnan(rdp), np.inf, np.maximum(rdp, 0.0))
+    # Rényi divergence grows with the order, so the bound at a larger order also holds at a smaller
+    # one, where the series for fractional orders is loose or does not converge.
+    rdp = np.minimum.accumulate(rdp[::-1])[::-1].copy()
     if "PoissonSampled" in leaf.key:
         rdp = rdp + _ROUNDING
     rdp.setflags(write=False)

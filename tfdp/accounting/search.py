@@ -72,7 +72,7 @@ def largest_within(
 
 def _crossing(good: int, good_cost: float, bad: int, bad_cost: float, budget: float) -> int:
     """Interpolates the logarithm of the cost; halves where that is impossible."""
-    if not (0.0 < good_cost and bad_cost < math.inf):
+    if not 0.0 < good_cost <= budget < bad_cost < math.inf:
         return (good + bad) // 2
     share = math.log(budget / good_cost) / math.log(bad_cost / good_cost)
     return good + int(share * (bad - good))

@@ -2,7 +2,13 @@
 
 from tfdp.clipping import rules
 from tfdp.clipping.compiled import CompiledEngine
-from tfdp.clipping.engine import ClippedGradients, LayerReport, RecordingEngine, clip_factors
+from tfdp.clipping.engine import (
+    ClippedGradients,
+    LayerReport,
+    RecordingEngine,
+    clip_factors,
+    clip_group_means,
+)
 from tfdp.clipping.per_example import Instantiated, OuterProduct, PerExampleGradient
 from tfdp.clipping.per_example_loss import PerExampleLoss
 from tfdp.clipping.plan import Plan, make_plan
@@ -25,6 +31,7 @@ __all__ = [
     "Rule",
     "VectorizedEngine",
     "clip_factors",
+    "clip_group_means",
     "make_plan",
     "register_rule",
     "rules",

@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdp.clipping.per_example import PerExampleGradient, Summed
+from tfdp.clipping.per_example import PerExampleGradient, Summed, sum_of_squares
 from tfdp.clipping.plan import Plan
 from tfdp.clipping.recorder import Recorder
 from tfdp.clipping.registry import Context
@@ -82,6 +82,27 @@ def clip_factors(norms: tf.Tensor, l2_norm_clip: float) -> tuple[tf.Tensor, tf.T
     return tf.where(finite, bound / tf.maximum(norms, bound), tf.zeros_like(norms)), finite
 
 
+def clip_group_means(
+    sums: list[tf.Tensor], group_size: float, l2_norm_clip: float
+) -> list[tf.Tensor]:
+    """Averages groups of examples, clips each average, and adds them up.
+
+    Args:
+        sums: For each variable, summed gradients of the groups, ``(groups, *variable)``.
+        group_size: The constant that each sum is divided by: the expected size of a group.
+        l2_norm_clip: Bound on the norm of each average over all variables together.
+
+    Returns:
+        ``sum_m clip(sums_m / group_size)`` for each variable. One example more or less in one
+        group moves it by at most ``2 * l2_norm_clip``.
+    """
+    means = [total / tf.cast(group_size, total.dtype) for total in sums]
+    factors, _ = clip_factors(
+        tf.sqrt(tf.add_n([sum_of_squares(mean) for mean in means])), l2_norm_clip
+    )
+    return [tf.tensordot(tf.cast(factors, mean.dtype), mean, 1) for mean in means]
+
+
 def zero_rows_unless(keep: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
     """Replaces by zero each row i of ``tensor`` with ``keep[i]`` false."""
     mask = tf.reshape(keep, [-1] + [1] * (tensor.shape.rank - 1))
@@ -124,6 +145,48 @@ class RecordingEngine:
         loss_fn: PerExampleLossFn,
         valid: tf.Tensor | None = None,
     ) -> ClippedGradients:
+        gradients, norms, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
+        factors, finite = clip_factors(norms, self._clip)
+        if valid is not None:
+            factors = tf.where(valid, factors, tf.zeros_like(factors))
+        _drop_examples(finite, list(gradients.values()))
+        sums = self._by_variable(gradients, lambda gradient: gradient.weighted_sum(factors), ())
+        return ClippedGradients(sums, norms, finite, losses, y_pred)
+
+    def sum_groups(
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        loss_fn: PerExampleLossFn,
+        groups: tf.Tensor,
+        num_groups: int,
+    ) -> ClippedGradients:
+        """Unclipped gradients, added up within groups of examples (see `clip_group_means`).
+
+        Args:
+            x: As in the call.
+            y: As in the call.
+            sample_weight: As in the call.
+            loss_fn: As in the call.
+            groups: Each example's group, integers ``(batch,)``.
+            num_groups: Number of groups.
+
+        Returns:
+            `ClippedGradients` whose ``sums`` have the shape ``(num_groups, *variable)``.
+        """
+        gradients, norms, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
+        finite = tf.math.is_finite(norms)
+        _drop_examples(finite, list(gradients.values()))
+
+        def by_group(gradient):
+            return tf.math.unsorted_segment_sum(gradient.materialize(), groups, num_groups)
+
+        sums = self._by_variable(gradients, by_group, (num_groups,))
+        return ClippedGradients(sums, norms, finite, losses, y_pred)
+
+    def _differentiate(self, x, y, sample_weight, loss_fn):
+        """Per-example gradients by the id of their variable, norms, losses and outputs."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with Recorder(self._plan.rules, tape) as recorder:
                 y_pred = self._model(x, training=True)
@@ -132,19 +195,7 @@ class RecordingEngine:
         gradients = self._per_example_gradients(recorder, tape, total)
         squared = [gradient.squared_norm() for gradient in gradients.values()]
         norms = tf.sqrt(tf.add_n(squared)) if squared else tf.zeros_like(losses)
-        # A non-finite loss can come with a finite gradient: the example is dropped all the same.
-        norms = tf.where(tf.math.is_finite(losses), norms, tf.constant(float("nan"), norms.dtype))
-        factors, finite = clip_factors(norms, self._clip)
-        if valid is not None:
-            factors = tf.where(valid, factors, tf.zeros_like(factors))
-        _drop_examples(finite, list(gradients.values()))
-        return ClippedGradients(
-            sums=self._weighted_sums(gradients, factors),
-            norms=norms,
-            finite=finite,
-            losses=losses,
-            y_pred=y_pred,
-        )
+        return gradients, nan_unless_finite(losses, norms), losses, y_pred
 
     def _per_example_gradients(
         self, recorder: Recorder, tape: tf.GradientTape, total: tf.Tensor
@@ -164,18 +215,27 @@ class RecordingEngine:
                     self.reports.append(_report(call.layer, variable, gradient))
         return {key: uses[0] if len(uses) == 1 else Summed(uses) for key, uses in parts.items()}
 
-    def _weighted_sums(
-        self, gradients: dict[int, PerExampleGradient], factors: tf.Tensor
+    def _by_variable(
+        self,
+        gradients: dict[int, PerExampleGradient],
+        reduce: Callable[[PerExampleGradient], tf.Tensor],
+        leading: tuple[int, ...],
     ) -> list[tf.Tensor]:
-        sums = []
+        """``reduce`` of each variable's gradients, of shape ``(*leading, *variable)``."""
+        results = []
         for variable in self._model.trainable_variables:
+            shape = (*leading, *variable.shape)
             gradient = gradients.get(id(variable))
             if gradient is None:
-                total = tf.zeros(variable.shape, variable.dtype)
+                results.append(tf.zeros(shape, variable.dtype))
             else:
-                total = tf.reshape(gradient.weighted_sum(factors), variable.shape)
-            sums.append(tf.cast(total, variable.dtype))
-        return sums
+                results.append(tf.cast(tf.reshape(reduce(gradient), shape), variable.dtype))
+        return results
+
+
+def nan_unless_finite(losses: tf.Tensor, norms: tf.Tensor) -> tf.Tensor:
+    """A non-finite loss can come with a finite gradient: its example is dropped all the same."""
+    return tf.where(tf.math.is_finite(losses), norms, tf.constant(float("nan"), norms.dtype))
 
 
 def _drop_examples(finite: tf.Tensor, gradients: list[PerExampleGradient]) -> None:

@@ -13,6 +13,7 @@ from tfdp.clipping.engine import (
     LayerReport,
     PerExampleLossFn,
     clip_factors,
+    nan_unless_finite,
     zero_rows_unless,
 )
 from tfdp.clipping.per_example import accumulation_dtype, sum_of_squares
@@ -52,6 +53,40 @@ class VectorizedEngine:
         loss_fn: PerExampleLossFn,
         valid: tf.Tensor | None = None,
     ) -> ClippedGradients:
+        gradients, norms, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
+        factors, finite = clip_factors(norms, self._clip)
+        if valid is not None:
+            factors = tf.where(valid, factors, tf.zeros_like(factors))
+        sums = [
+            tf.tensordot(tf.cast(factors, g.dtype), zero_rows_unless(finite, g), 1)
+            for g in gradients
+        ]
+        return ClippedGradients(self._cast(sums), norms, finite, losses, y_pred)
+
+    def sum_groups(
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        loss_fn: PerExampleLossFn,
+        groups: tf.Tensor,
+        num_groups: int,
+    ) -> ClippedGradients:
+        """Unclipped gradients, added up within groups: see `RecordingEngine.sum_groups`."""
+        gradients, norms, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
+        finite = tf.math.is_finite(norms)
+        sums = [
+            tf.math.unsorted_segment_sum(zero_rows_unless(finite, g), groups, num_groups)
+            for g in gradients
+        ]
+        return ClippedGradients(self._cast(sums), norms, finite, losses, y_pred)
+
+    def _cast(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
+        variables = self._model.trainable_variables
+        return [tf.cast(total, v.dtype) for total, v in zip(sums, variables, strict=True)]
+
+    def _differentiate(self, x, y, sample_weight, loss_fn):
+        """Per-example gradients for each variable, norms, losses and outputs."""
         variables = self._model.trainable_variables
         seeds = seed_states(self._model)
         batch = tf.shape(keras.tree.flatten(x)[0])[0]
@@ -82,20 +117,10 @@ class VectorizedEngine:
             one_example, (elements, _fresh_seeds(seeds, batch))
         )
         dtype = accumulation_dtype(losses.dtype)
-        squared = [sum_of_squares(tf.cast(gradient, dtype)) for gradient in gradients]
+        gradients = [tf.cast(gradient, dtype) for gradient in gradients]
+        squared = [sum_of_squares(gradient) for gradient in gradients]
         norms = tf.sqrt(tf.add_n(squared)) if squared else tf.zeros_like(losses)
-        norms = tf.where(tf.math.is_finite(losses), norms, tf.constant(float("nan"), norms.dtype))
-        factors, finite = clip_factors(norms, self._clip)
-        if valid is not None:
-            factors = tf.where(valid, factors, tf.zeros_like(factors))
-        sums = [
-            tf.cast(
-                tf.tensordot(factors, tf.cast(zero_rows_unless(finite, gradient), dtype), 1),
-                variable.dtype,
-            )
-            for variable, gradient in zip(variables, gradients, strict=True)
-        ]
-        return ClippedGradients(sums, norms, finite, losses, y_pred)
+        return gradients, nan_unless_finite(losses, norms), losses, y_pred
 
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:

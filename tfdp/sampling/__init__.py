@@ -6,11 +6,12 @@ from tfdp.sampling.arrays import (
     split_arrays,
     with_class_weight,
 )
-from tfdp.sampling.physical import sum_over_physical_batches
+from tfdp.sampling.physical import batch_length, sum_over_physical_batches
 from tfdp.sampling.poisson import PoissonDataset, poisson_indices
 
 __all__ = [
     "PoissonDataset",
+    "batch_length",
     "check_arrays",
     "poisson_indices",
     "refuse_beside_dataset",

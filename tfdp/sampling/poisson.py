@@ -25,6 +25,7 @@ class PoissonDataset:
         y: Targets in the same forms. Defaults to ``None``.
         sample_weight: Weights in the same forms. Defaults to ``None``.
         expected_batch_size: Mean number of examples in a batch, at most ``num_examples``.
+            Defaults to 32, or to all examples if there are fewer.
         steps_per_epoch: Batches in an epoch. Defaults to ``num_examples / expected_batch_size``,
             rounded up.
         seed: For tests only: fixes which examples are drawn, and the privacy statement then says
@@ -53,7 +54,7 @@ class PoissonDataset:
         y: Any = None,
         sample_weight: Any = None,
         *,
-        expected_batch_size: int,
+        expected_batch_size: int | None = None,
         steps_per_epoch: int | None = None,
         seed: int | None = None,
     ):
@@ -62,6 +63,8 @@ class PoissonDataset:
             for part in (x, y, sample_weight)
         )
         self.num_examples = _common_length(self._data)
+        if expected_batch_size is None:
+            expected_batch_size = min(32, self.num_examples)
         self.expected_batch_size = _validate.integer(
             "expected_batch_size", expected_batch_size, minimum=1
         )
@@ -83,7 +86,7 @@ class PoissonDataset:
         return iter(self.as_tf_dataset().take(self.steps_per_epoch))
 
     def first_examples(self, count: int = 1) -> tuple:
-        """The first examples as ``(x, y, sample_weight)``: for building a model, not for training."""
+        """The first examples ``(x, y, sample_weight)``: to build a model, not to train it."""
         return keras.tree.map_structure(lambda t: None if t is None else t[:count], self._data)
 
     def as_tf_dataset(self) -> tf.data.Dataset:
