@@ -22,7 +22,7 @@ prepare_environment() {
   if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
     echo "Installing tfdp${extra:+ with what its ${extra}s need} (a few minutes the first time)" >&2
     "$PYTHON" -m pip install --quiet --editable ".${extra:+[$extra]}"
-    echo "$wanted" > "$stamp"
+    echo "$wanted" | tee "$stamp" > "$VENV/tfdp-installed"
   fi
 }
 

@@ -107,7 +107,7 @@ def _keys(name: str, info) -> tuple[str, str]:
 
     keys = info.supervised_keys
     if keys and len(keys) == 2:
-        image, label = (info.features.get(key) for key in keys)
+        image, label = (info.features[key] for key in keys)
         if (
             isinstance(image, tfds.features.Image)
             and isinstance(label, tfds.features.ClassLabel)

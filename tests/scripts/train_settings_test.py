@@ -1,0 +1,126 @@
+"""Tests of the flags of `train.py`, without training."""
+
+import re
+
+import numpy as np
+import pytest
+from absl import flags
+
+from tfdp.scripts import image_datasets, train_settings
+from tfdp.scripts.command_line import UsageError
+from tfdp.scripts.presets import MODELS, OPTIMIZERS, PRESETS, preset_for
+
+
+def parsed(*arguments):
+    values = flags.FlagValues()
+    train_settings.declare_flags(values)
+    values(["train.py", *arguments])
+    return values
+
+
+def settled(*arguments):
+    values = parsed(*arguments)
+    train_settings.check_flags(values)
+    return train_settings.settle(values, image_datasets.load("digits"))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *("--target_epsilon=0", "--target_epsilon=-1", "--target_epsilon=nan"),
+        *("--target_epsilon=inf", "--noise_multiplier=-1", "--noise_multiplier=nan"),
+        *("--delta=0", "--delta=1", "--delta=-1e-05", "--batch_size=0", "--epochs=0"),
+        *("--learning_rate=0.0", "--momentum=1.0", "--momentum=-0.1", "--l2_norm_clip=0.0"),
+        *("--l2_norm_clip=inf", "--physical_batch_size=0", "--seed=-1", "--activation=tanhh"),
+        *("--activation=tempered_sigmoid(1,2)", "--activation=tempered_sigmoid(0,1,1)"),
+        "--activation=tempered_sigmoid(a,b,c)",
+    ],
+)
+def test_a_flag_out_of_range_is_refused_by_name(argument):
+    name, value = argument.removeprefix("--").split("=")
+    with pytest.raises(UsageError, match=f"^--{name} must be ") as caught:
+        train_settings.check_flags(parsed(argument))
+    received = re.search(rf"Received: {name}='?(.*?)'?$", str(caught.value))[1]
+    try:
+        assert str(float(received)) == str(float(value))
+    except ValueError:
+        assert received == value
+
+
+@pytest.mark.parametrize("argument", ["--model=resnet", "--optimizer=lion", "--epochs=two"])
+def test_a_flag_of_the_wrong_kind_is_refused(argument):
+    with pytest.raises(flags.Error, match=argument.split("=")[0].removeprefix("--")):
+        parsed(argument)
+
+
+def test_budget_and_noise_exclude_each_other():
+    with pytest.raises(UsageError, match="exclude each other.*noise_multiplier=1.1$"):
+        train_settings.check_flags(parsed("--target_epsilon=3", "--noise_multiplier=1.1"))
+
+
+def test_momentum_is_for_sgd():
+    with pytest.raises(UsageError, match="Received: optimizer=adam$"):
+        train_settings.check_flags(parsed("--optimizer=adam", "--momentum=0.9"))
+
+
+def test_delta_and_batch_size_must_fit_the_data():
+    assert settled("--delta=6e-4", "--batch_size=1437").batch_size == 1437
+    with pytest.raises(UsageError, match=r"at most 1 / 1437.*Received: delta=0\.001$"):
+        settled("--delta=1e-3")
+    with pytest.raises(UsageError, match="at most 1437.*Received: batch_size=1438$"):
+        settled("--batch_size=1438")
+
+
+def test_without_flags_the_preset_holds():
+    settings = settled()
+    preset = PRESETS["digits"]
+    for name in ("model", "activation", "optimizer", "batch_size", "epochs", "learning_rate"):
+        assert getattr(settings, name) == getattr(preset, name)
+    assert settings.target_epsilon == preset.target_epsilon == 8.0
+    assert settings.noise_multiplier is None
+    assert settings.delta <= 1 / 1437
+    assert settings.output_dir == "runs/digits"
+
+
+def test_flags_take_precedence_over_the_preset():
+    settings = settled("--epochs=3", "--noise_multiplier=0", "--optimizer=adam", "--delta=1e-6")
+    assert (settings.epochs, settings.noise_multiplier, settings.delta) == (3, 0.0, 1e-6)
+    assert settings.target_epsilon is None
+    assert settings.momentum is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tempered_sigmoid", (2.0, 2.0, 1.0)),
+        ("tempered_sigmoid(1.58,3,0.71)", (1.58, 3.0, 0.71)),
+        (" tempered_sigmoid( 1.5 , 3 , -0.5 ) ", (1.5, 3.0, -0.5)),
+    ],
+)
+def test_tempered_sigmoids_are_read(text, expected):
+    activation = train_settings.parse_activation(text)
+    assert (activation.scale, activation.temperature, activation.offset) == expected
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_names_what_there_is(name):
+    preset = PRESETS[name]
+    assert preset.optimizer in OPTIMIZERS
+    train_settings.parse_activation(preset.activation)
+    shape = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1)}.get(
+        name, (32, 32, 3)
+    )
+    model = MODELS[preset.model](preset.activation, input_shape=shape, num_classes=10)
+    assert model(np.zeros((1, *shape))).shape == (1, 10)
+
+
+def test_a_data_set_without_a_preset_takes_that_of_similar_images():
+    assert preset_for("kmnist", (28, 28, 1)) is PRESETS["mnist"]
+    assert preset_for("svhn_cropped", (32, 32, 3)) is PRESETS["cifar10"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UsageError, match=f"Received: output_dir='{file}/results'$"):
+        train_settings.prepare_output_dir(str(file / "results"))
