@@ -95,6 +95,8 @@ def _answer(values: flags.FlagValues) -> str:
                 f"--num_examples must be at least 1. Received: num_examples={values.num_examples}"
             )
         details["num_examples"] = values.num_examples
+    if values.steps is not None and values.steps < 0:
+        raise FlagError(f"--steps must not be negative. Received: steps={values.steps}")
     steps = values.steps if values.epochs is None else _steps(values.epochs, q)
 
     sigma = values.noise_multiplier
@@ -122,7 +124,8 @@ def _answer(values: flags.FlagValues) -> str:
         )
     lines = []
     if values.noise_multiplier is None:
-        lines.append(f"noise multiplier: {sigma:.6g} (by {values.accountant.upper()})")
+        rounded_up = math.ceil(sigma * 1e5) / 1e5
+        lines.append(f"noise multiplier: {rounded_up:.10g} (by {values.accountant.upper()})")
     lines += [f"epsilon ({name.upper()}): {epsilons[name]:.6g}" for name in _NAMES]
     return "\n".join([*lines, "", str(statement)])
 

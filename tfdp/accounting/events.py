@@ -22,7 +22,6 @@ EVENT_FIELDS: dict[type[dp_accounting.DpEvent], tuple[str, ...]] = {
     dp_accounting.PoissonSampledDpEvent: ("sampling_probability", "event"),
     dp_accounting.SelfComposedDpEvent: ("event", "count"),
     dp_accounting.ComposedDpEvent: ("events",),
-    dp_accounting.dp_event.RepeatAndSelectDpEvent: ("event", "mean", "shape"),
 }
 
 MAX_COUNT = sys.maxsize  # also the largest value of an int64 step counter
@@ -42,8 +41,7 @@ class Leaf:
 
     Attributes:
         key: text that identifies the release; equal keys mean equal mechanisms.
-        event: the mechanism. One of the non-private, Gaussian, Laplace, zCDP, Poisson-sampled
-            Gaussian and repeat-and-select events.
+        event: the mechanism: non-private, Gaussian, Laplace, zCDP or Poisson-sampled Gaussian.
     """
 
     key: str
@@ -154,12 +152,6 @@ def _checked(event: dp_accounting.DpEvent, depth: int) -> dp_accounting.DpEvent:
         if isinstance(event.events, str) or not hasattr(event.events, "__iter__"):
             raise _validate.type_error("events", event.events, "a sequence of events")
         return kind([_checked(e, depth + 1) for e in event.events])
-    if kind is dp_accounting.dp_event.RepeatAndSelectDpEvent:
-        mean = _validate.real("mean", event.mean)
-        if mean < 1.0:
-            raise _validate.value_error("mean", event.mean, "at least 1")
-        shape = _validate.non_negative("shape", event.shape, allow_infinity=True)
-        return kind(_checked(event.event, depth + 1), mean, shape)
     return kind()
 
 
@@ -225,11 +217,6 @@ def _simplified(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent | None:
         return dp_accounting.PoissonSampledDpEvent(max(q, _SMALLEST_SAMPLING), gaussian)
     if isinstance(event, dp_accounting.dp_event.ZCDpEvent):
         return event if event.rho > 0.0 or event.xi > 0.0 else None
-    if isinstance(event, dp_accounting.dp_event.RepeatAndSelectDpEvent):
-        inner = leaves(event.event)
-        if any(is_non_private(leaf) for leaf in inner):
-            return dp_accounting.NonPrivateDpEvent()
-        return event if inner else None
     return event
 
 

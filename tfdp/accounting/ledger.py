@@ -65,7 +65,7 @@ class PrivacyLedger:
         Args:
             event: the mechanism, such as `tfdp.accounting.dp_sgd_event` returns. Supported are
                 Gaussian, Laplace and zCDP events, Poisson samples of Gaussian events, non-private
-                and no-op events, their compositions, and repeat-and-select.
+                and no-op events, and compositions of these.
             count: how often it is released, 0 or above; 0 records nothing. Defaults to 1.
             description: what it is for. Defaults to `"DP-SGD step"`.
             details: what the statement is to show beside it, from text to text, number or bool.
@@ -114,8 +114,8 @@ class PrivacyLedger:
 
         Raises:
             TypeError: if an argument has the wrong type.
-            ValueError: if an argument is out of range, or `accountant` is `"pld"` and a zCDP or
-                repeat-and-select event was charged.
+            ValueError: if an argument is out of range, or `accountant` is `"pld"` and a zCDP event
+                was charged.
         """
         delta, accountant = _checked(delta, accountant)
         return guarantees.epsilon_of(self._counts, delta, accountant)

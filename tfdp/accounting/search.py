@@ -74,5 +74,8 @@ def _crossing(good: int, good_cost: float, bad: int, bad_cost: float, budget: fl
     """Interpolates the logarithm of the cost; halves where that is impossible."""
     if not 0.0 < good_cost <= budget < bad_cost < math.inf:
         return (good + bad) // 2
-    share = math.log(budget / good_cost) / math.log(bad_cost / good_cost)
+    spread = math.log(bad_cost) - math.log(good_cost)
+    if spread <= 0.0:
+        return (good + bad) // 2
+    share = (math.log(budget) - math.log(good_cost)) / spread
     return good + int(share * (bad - good))
