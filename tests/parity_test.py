@@ -127,5 +127,5 @@ def test_microbatches_of_several_examples_cost_what_they_cost_there(row: dict[st
         steps=row["steps"],
         delta=row["delta"],
     )
-    # At little noise the orders of the newer dp_accounting differ, by 0.5 % of epsilon at most here.
+    # At little noise the newer dp_accounting has other orders: 0.5 % of epsilon at most here.
     assert epsilon == pytest.approx(row["printed_rdp_microbatches"], rel=1e-2)
