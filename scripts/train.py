@@ -1,6 +1,6 @@
 """Trains an image classifier with differential privacy, and writes down what was guaranteed.
 
-    python scripts/train.py                                 # scikit-learn's digits, one minute
+    python scripts/train.py                                 # scikit-learn's digits, seconds
     python scripts/train.py --dataset=mnist --target_epsilon=1
     tfdp-train --dataset=mnist --noise_multiplier=1.1 --activation="tempered_sigmoid(1.58,3,0.71)"
 
@@ -26,7 +26,7 @@ from tfdp.scripts.train_settings import Settings
 
 def main() -> None:
     """Runs the program on the flags of the command line."""
-    command_line.run(train_settings.declare_flags, train)
+    command_line.run(__doc__, train_settings.declare_flags, train)
 
 
 def train(values: flags.FlagValues) -> train_report.Report:

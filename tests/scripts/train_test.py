@@ -93,7 +93,10 @@ def test_a_usage_error_is_one_line_and_status_2(arguments, message, tmp_path):
 
 def test_help_shows_the_flags(tmp_path):
     done = run("--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Trains an image classifier")
     assert "--target_epsilon" in done.stdout
+    assert "--alsologtostderr" not in done.stdout
 
 
 def test_noise_instead_of_a_budget(tmp_path):
