@@ -3,6 +3,7 @@
 Requests and answers are lines of JSON on the standard input and output. A request names a kind
 (`"ordinary"` or `"private"`), a unit (`"step"` or `"epoch"` of `fit`), and an action:
 
+* `"describe"` checks the model and answers the versions;
 * `"measure"` runs up to `count` units within `seconds`, and at least one, after a warm-up the first
   time, and answers `{"seconds": [...]}`;
 * `"profile"` answers the time of the first unit and by how much it and two more raised the memory
@@ -11,7 +12,6 @@ Requests and answers are lines of JSON on the standard input and output. A reque
 An exception is answered as `{"error": "..."}`.
 """
 
-import collections
 import gc
 import importlib
 import importlib.metadata
@@ -92,9 +92,11 @@ class Worker:
     def measure(self, kind: str, unit: str, count: int, seconds: float) -> dict[str, Any]:
         """Times up to `count` units within `seconds`."""
         if (kind, unit) not in self._units:
-            built = self._build(kind, unit)
-            collections.deque((built() for _ in range(WARM_UP)), maxlen=0)
-            self._units[kind, unit] = built
+            self._units[kind, unit] = self._build(kind, unit)
+            spent = 0.0
+            for _ in range(WARM_UP):
+                if spent < seconds:
+                    spent += timed(self._units[kind, unit])
         run = self._units[kind, unit]
         gc.collect()
         times = [timed(run)]
