@@ -418,12 +418,84 @@ def test_clipping_summary_names_layers_and_methods():
     private = tfdp.make_private(tfdp.models.cifar_cnn())
     table = private.clipping_summary()
     assert "example loop" in table and "gram" in table and "73,728" in table
-    left, right = keras.Input((4,)), keras.Input((3,))
+    left, right = keras.Input((4,), name="a"), keras.Input((3,), name="b")
     both = keras.Model({"a": left, "b": right}, keras.layers.Dense(2)(left) + left[:, :2])
     assert "closed form" in tfdp.make_private(both).clipping_summary()
     unseen = tfdp.make_private(Subclassed())
     with pytest.raises(ValueError, match="not trained yet"):
         unseen.clipping_summary()
+
+
+@pytest.mark.parametrize("options", [{}, {"automatic_gamma": 0.1}])
+@pytest.mark.parametrize("bound", [0.5, [0.3, 0.4], {"hidden": 0.3, "logits": 0.4}])
+def test_clip_modes_bound_the_update_and_scale_the_noise(bound, options):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8, activation="tanh", name="hidden"),
+            keras.layers.Dense(3, name="logits"),
+        ]
+    )
+    x, y = batch((6,), 1)
+    private = tfdp.make_private(model, expected_batch_size=1)
+    optimizer = SGD(bound, 0.0, learning_rate=1.0, **options)
+    private.compile(optimizer, loss=LOSS)
+    before = weights(model)
+    private.train_on_batch(10 * x, y)
+    update = steps_of(before, weights(model))
+    norms = [np.sqrt((a**2).sum() + (b**2).sum()) for a, b in (update[:2], update[2:])]
+    expected = np.array([0.3, 0.4]) if bound != 0.5 else 0.5
+    actual = np.array(norms) if bound != 0.5 else np.hypot(*norms)
+    assert (actual <= expected * (1 + 1e-5)).all()
+    assert (actual >= expected * 0.8).all()
+    noisy = SGD(bound, 2.0, **options)
+    assert noisy.noise_stddev == pytest.approx(1.0)
+    restored = keras.optimizers.deserialize(keras.optimizers.serialize(noisy))
+    assert restored.clip_bound == noisy.clip_bound
+    private.compile(noisy, loss=LOSS)
+    private.train_on_batch(x, y)
+    assert "per layer" in str(private.privacy_statement(1e-5)) or bound == 0.5
+
+
+def test_gradient_norms_as_metrics():
+    model = mlp()
+    x, y = batch((6,), 9)
+    per_example = reference.norms(reference.gradients(model, LOSS, x, y))
+    clip = float(np.sort(per_example)[5])  # Three are longer.
+    private = tfdp.make_private(model)
+    private.compile(SGD(clip + 1e-4, 0.0), loss=LOSS, gradient_norm_metrics=True)
+    history = private.fit(x, y, batch_size=9, verbose=0).history
+    np.testing.assert_allclose(history["clipped_fraction"], [3 / 9], rtol=1e-5)
+    np.testing.assert_allclose(history["gradient_norm_median"], [np.median(per_example)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64"])
+def test_precisions(policy):
+    keras.utils.set_random_seed(2)
+    before_policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = keras.Sequential(
+            [
+                keras.Input((10, 10, 2)),
+                keras.layers.Conv2D(6, 3, activation="tanh"),
+                keras.layers.GroupNormalization(3),
+                keras.layers.Flatten(),
+                keras.layers.Dense(3, dtype=None if policy == "float64" else "float32"),
+            ]
+        )
+    finally:
+        keras.config.set_dtype_policy(before_policy)
+    x, y = batch((10, 10, 2), 6)
+    per_example = reference.gradients(model, LOSS, x, y)
+    clip = float(np.median(reference.norms(per_example)))
+    private = tfdp.make_private(model)
+    private.compile(SGD(clip, 0.0, learning_rate=1.0), loss=LOSS)
+    before = weights(model)
+    private.fit(x, y, batch_size=6, verbose=0)
+    expected = [total / 6 for total in reference.clipped_sum(per_example, clip)]
+    tolerance = {"float64": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 6e-2}[policy]
+    reference.assert_close(steps_of(before, weights(model)), expected, tolerance)
 
 
 BAD_FITS = [

@@ -84,7 +84,13 @@ def replace_batch_normalization(model: keras.Model, groups: int = 16) -> keras.M
             name=layer.name,
         )
 
-    copy = keras.models.clone_model(model, clone_function=clone)
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, keras.layers.GroupNormalization):
+            kwargs = {}  # BatchNormalization's: training, mask.
+        return layer(*args, **kwargs)
+
+    calls = {} if isinstance(model, keras.Sequential) else {"call_function": call}
+    copy = keras.models.clone_model(model, clone_function=clone, **calls)
     for old, new in zip(model.layers, copy.layers, strict=True):
         if isinstance(old, keras.layers.BatchNormalization):
             kept = ([old.gamma] if old.scale else []) + ([old.beta] if old.center else [])

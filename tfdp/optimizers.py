@@ -12,15 +12,18 @@ import math
 import keras
 
 from tfdp import _validate
+from tfdp.clipping import ClipBound
 
 
 class DPOptimizerMixin:
     """What makes a Keras optimizer class a DP optimizer. See the classes below."""
 
-    def _set_mechanism(self, l2_norm_clip, noise_multiplier, num_microbatches, noise_seed):
-        l2_norm_clip = _validate.positive("l2_norm_clip", l2_norm_clip, allow_infinity=True)
+    def _set_mechanism(
+        self, l2_norm_clip, noise_multiplier, num_microbatches, automatic_gamma, noise_seed
+    ):
+        self._clip_bound = ClipBound(l2_norm_clip, automatic_gamma)
         noise_multiplier = _validate.non_negative("noise_multiplier", noise_multiplier)
-        if l2_norm_clip == math.inf and noise_multiplier > 0:
+        if self._clip_bound.sensitivity == math.inf and noise_multiplier > 0:
             raise ValueError(
                 "An infinite `l2_norm_clip` has no noise scale: use it only with "
                 f"noise_multiplier=0. Received: noise_multiplier={noise_multiplier}"
@@ -29,17 +32,23 @@ class DPOptimizerMixin:
             num_microbatches = _validate.integer("num_microbatches", num_microbatches, minimum=1)
         if noise_seed is not None:
             noise_seed = _validate.integer("noise_seed", noise_seed)
-        # Plain attributes of the mechanism, read-only: compiled steps have them as constants.
+        # The mechanism is read-only: compiled steps have it as constants.
         self._mechanism = {
-            "l2_norm_clip": l2_norm_clip,
+            "l2_norm_clip": self._clip_bound.l2_norm_clip,
             "noise_multiplier": noise_multiplier,
             "num_microbatches": num_microbatches,
+            "automatic_gamma": self._clip_bound.automatic_gamma,
             "noise_seed": noise_seed,
         }
 
     @property
-    def l2_norm_clip(self) -> float:
-        """Bound on the norm of each example's gradient over all trainable variables."""
+    def clip_bound(self) -> ClipBound:
+        """How each example's gradient is bounded, and the sensitivity of their sum."""
+        return self._clip_bound
+
+    @property
+    def l2_norm_clip(self) -> float | dict[str, float] | list[float]:
+        """Bound on the norm of each example's gradient, over all layers or for each."""
         return self._mechanism["l2_norm_clip"]
 
     @property
@@ -50,7 +59,7 @@ class DPOptimizerMixin:
     @property
     def noise_stddev(self) -> float:
         """Standard deviation of the noise on a sum of clipped gradients."""
-        return self.noise_multiplier * self.l2_norm_clip if self.noise_multiplier else 0.0
+        return self.noise_multiplier and self.noise_multiplier * self._clip_bound.sensitivity
 
     @property
     def num_microbatches(self) -> int | None:
@@ -116,10 +125,11 @@ def make_vectorized_keras_optimizer_class(cls: type) -> type:
     class VectorizedDPKerasOptimizer(DPOptimizerMixin, cls):
         def __init__(
             self,
-            l2_norm_clip: float,
+            l2_norm_clip: float | dict[str, float] | list[float],
             noise_multiplier: float,
             num_microbatches: int | None = None,
             *args,
+            automatic_gamma: float | None = None,
             noise_seed: int | None = None,
             **kwargs,
         ):
@@ -129,7 +139,9 @@ def make_vectorized_keras_optimizer_class(cls: type) -> type:
                     "Scaling the loss would scale gradients before they are clipped. "
                     f"Received: loss_scale_factor={self.loss_scale_factor}"
                 )
-            self._set_mechanism(l2_norm_clip, noise_multiplier, num_microbatches, noise_seed)
+            self._set_mechanism(
+                l2_norm_clip, noise_multiplier, num_microbatches, automatic_gamma, noise_seed
+            )
 
     name = f"VectorizedDPKeras{cls.__name__}Optimizer"
     VectorizedDPKerasOptimizer.__name__ = name
@@ -143,6 +155,9 @@ _DOCSTRING = """`keras.optimizers.{base}` for models made private by `tfdp.make_
     Args:
         l2_norm_clip: Bound C on the L2 norm of each example's gradient over all trainable
             variables together, positive. ``float("inf")`` is allowed with ``noise_multiplier=0``.
+            A dictionary (layer name to number) or a list (a number for each layer that owns
+            trainable weights) bounds each layer by itself; C is then the root of the summed
+            squares.
         noise_multiplier: Standard deviation of the noise as a multiple of C, not negative. The
             noise on the sum of clipped gradients is ``N(0, (noise_multiplier * C)^2)`` a weight.
         num_microbatches: Number of groups whose examples are averaged before clipping. Defaults
@@ -150,6 +165,8 @@ _DOCSTRING = """`keras.optimizers.{base}` for models made private by `tfdp.make_
             the sensitivity, and the accounting knows it. It must divide the batch size. (To save
             memory use ``physical_batch_size`` of `tfdp.make_private`.)
         *args: Positional arguments of `keras.optimizers.{base}`.
+        automatic_gamma: If given, each gradient g is scaled to ``C g / (|g| + automatic_gamma)``
+            ("automatic" clipping, Bu et al. 2022) instead of cut at C. Defaults to ``None``.
         noise_seed: For tests only: fixes the noise, and the privacy statement then says "not
             private". Defaults to ``None``.
         **kwargs: Keyword arguments of `keras.optimizers.{base}`: ``learning_rate``, ...

@@ -17,8 +17,12 @@ from tfdp.model_checks import check_model, has_layer_graph
 from tfdp.noise import GaussianNoise
 from tfdp.optimizers import DPOptimizerMixin
 
-#: Examples held in memory at a time unless the user says otherwise.
-DEFAULT_PHYSICAL_BATCH_SIZE = 64
+#: Examples held in memory at a time unless the user says otherwise. Longer batches are not
+#: faster on a CPU.
+MAX_PHYSICAL_BATCH_SIZE = 64
+#: ... and fewer if their gradients, should they all be instantiated, take more floats than this
+#: (1 GiB).
+MAX_INSTANTIATED_WEIGHTS = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,8 @@ def make_private(
     Args:
         model: A functional, sequential or subclassed `keras.Model`. It need not be built.
         physical_batch_size: Examples held in memory at a time. It changes cost alone: a batch of
-            any size is summed from physical ones and noised once. Defaults to ``None``: 64.
+            any size is summed from physical ones and noised once. Defaults to ``None``: 64, or
+            fewer for a model so large that 64 gradients would not fit in 1 GiB.
         clipping: ``"auto"`` takes the cheapest exact way for each layer; ``"vectorized"``
             differentiates the whole model example by example with `tf.vectorized_map`: for any
             model, slow. Defaults to ``"auto"``.
@@ -275,6 +280,7 @@ class PrivateModel(keras.Model):
         steps_per_execution: int = 1,
         jit_compile: bool | str = False,
         auto_scale_loss: bool = True,
+        gradient_norm_metrics: bool = False,
     ) -> None:
         """Configures training, as `keras.Model.compile`.
 
@@ -290,6 +296,10 @@ class PrivateModel(keras.Model):
                 ``False``; ``"auto"`` is ``False`` too.
             auto_scale_loss: Accepted and not used: under ``mixed_float16`` norms and sums are
                 float32, and scaling a loss would scale what is clipped.
+            gradient_norm_metrics: Whether logs have ``clipped_fraction``, the share of examples
+                whose gradient was cut, and ``gradient_norm_median``, the mean over physical
+                batches of the median norm before clipping. They are not protected by privacy:
+                for tuning on data that need no protection. Defaults to ``False``.
 
         Raises:
             ValueError: If the optimizer is not a DP optimizer or the loss is missing.
@@ -316,6 +326,10 @@ class PrivateModel(keras.Model):
             auto_scale_loss=False,
         )
         self._compile_physical_step = jit_compile is True
+        self._norm_metrics = []
+        if gradient_norm_metrics:
+            names = ("clipped_fraction", "gradient_norm_median")
+            self._norm_metrics = [keras.metrics.Mean(name=name) for name in names]
         self._noise = GaussianNoise(optimizer.noise_seed)
         self._engine = None  # Made when traced: it holds the clip norm and frozen layers.
 
@@ -486,7 +500,8 @@ class PrivateModel(keras.Model):
             physical_step,
             [tf.zeros((count, *v.shape), v.dtype) for v in self.trainable_variables],
         )
-        return clipping.clip_group_means(sums, size, self.optimizer.l2_norm_clip)
+        clipper = self.optimizer.clip_bound.resolve(self.model)
+        return clipping.clip_group_means(sums, size, clipper)
 
     def _current_mechanism(self) -> Mechanism:
         if self._mechanism is None:
@@ -566,26 +581,33 @@ class PrivateModel(keras.Model):
                 "sampling_probability": sampling_probability,
                 "expected_batch_size": expected_batch_size,
                 "noise_multiplier": optimizer.noise_multiplier,
-                "l2_norm_clip": optimizer.l2_norm_clip,
+                **_clip_details(optimizer),
             },
         )
 
-    def _make_engine(self):
-        clip = self.optimizer.l2_norm_clip if self.compiled else math.inf
+    def _make_engine(self) -> clipping.Engine | clipping.CompiledEngine:
+        bound = self.optimizer.clip_bound if self.compiled else clipping.ClipBound(math.inf)
+        clipper = bound.resolve(self.model)
         if self.clipping == "vectorized":
-            engine = clipping.VectorizedEngine(self.model, clip)
+            engine = clipping.VectorizedEngine(self.model, clipper)
         else:
             on_cpu = not tf.config.list_logical_devices("GPU")
             context = clipping.Context(loop=on_cpu and not self._compile_physical_step)
             plan = clipping.make_plan(self.model)
-            engine = clipping.RecordingEngine(self.model, plan, clip, context)
+            engine = clipping.RecordingEngine(self.model, clipper, plan, context)
         if self._compile_physical_step:
             engine = clipping.CompiledEngine(engine, self._physical_size)
         return engine
 
     @property
     def _physical_size(self) -> int:
-        return self.physical_batch_size or DEFAULT_PHYSICAL_BATCH_SIZE
+        if self.physical_batch_size is not None:
+            return self.physical_batch_size
+        weights = sum(math.prod(v.shape) for v in self.trainable_variables)
+        size = MAX_PHYSICAL_BATCH_SIZE
+        while size > 1 and size * weights > MAX_INSTANTIATED_WEIGHTS:
+            size //= 2
+        return size
 
     def _update_metrics(self, part: tuple, clipped: clipping.ClippedGradients) -> None:
         x, y, sample_weight = part
@@ -598,6 +620,10 @@ class PrivateModel(keras.Model):
         self._nonfinite_examples.assign_add(
             tf.reduce_sum(tf.cast(tf.logical_not(clipped.finite), tf.int64))
         )
+        for metric, values in zip(
+            self._norm_metrics, (clipped.clipped, _median(clipped.norms)), strict=False
+        ):
+            metric.update_state(values)
         if self._compile_loss.metrics:  # Losses of single outputs, which Keras shows.
             self._compile_loss(y, clipped.y_pred, sample_weight)
         self.compute_metrics(x, y, clipped.y_pred, sample_weight=sample_weight)
@@ -617,3 +643,20 @@ class PrivateModel(keras.Model):
             gradient if extra is None else gradient + tf.cast(extra, gradient.dtype)
             for gradient, extra in zip(gradients, penalties, strict=True)
         ]
+
+
+def _median(values: tf.Tensor) -> tf.Tensor:
+    """Median of a vector that is not empty."""
+    values = tf.sort(values)
+    length = tf.shape(values)[0]
+    return (values[(length - 1) // 2] + values[length // 2]) / 2
+
+
+def _clip_details(optimizer: DPOptimizerMixin) -> dict[str, Any]:
+    bound = optimizer.clip_bound
+    details = {"l2_norm_clip": bound.sensitivity}
+    if bound.l2_norm_clip != bound.sensitivity:
+        details["clipping"] = f"per layer: {bound.l2_norm_clip}"
+    if bound.automatic_gamma is not None:
+        details["automatic_gamma"] = bound.automatic_gamma
+    return details

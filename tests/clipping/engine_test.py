@@ -12,10 +12,11 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def engine_for(model, l2_norm_clip, mode="auto", loop=True):
+    clipper = clipping.ClipBound(l2_norm_clip).resolve(model)
     if mode == "vectorized":
-        return clipping.VectorizedEngine(model, l2_norm_clip)
+        return clipping.VectorizedEngine(model, clipper)
     plan = clipping.make_plan(model)
-    return clipping.RecordingEngine(model, plan, l2_norm_clip, clipping.Context(loop=loop))
+    return clipping.RecordingEngine(model, clipper, plan, clipping.Context(loop=loop))
 
 
 def compiled(engine, loss=LOSS):
@@ -188,15 +189,6 @@ def test_taps_are_gone_after_the_forward_pass():
     assert all("call" not in vars(layer) for layer in model.layers)
 
 
-def test_clip_factors_table():
-    norms = tf.constant([0.0, 0.5, 1.0, 2.0, np.inf, np.nan])
-    factors, finite = clipping.clip_factors(norms, 1.0)
-    assert factors.numpy().tolist() == [1, 1, 1, 0.5, 0, 0]
-    assert finite.numpy().tolist() == [True, True, True, True, False, False]
-    factors, _ = clipping.clip_factors(norms, float("inf"))
-    assert factors.numpy().tolist() == [1, 1, 1, 1, 0, 0]
-
-
 def test_compiled_engine_pads_to_one_size():
     model = small_cnn()
     x, y = batch((12, 12, 2), 5)
@@ -208,28 +200,58 @@ def test_compiled_engine_pads_to_one_size():
     assert finite.shape == losses.shape == (5,)
 
 
-def test_layers_without_a_rule_are_refused_by_name():
-    class Scale(keras.layers.Layer):
-        def build(self, shape):
-            self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+class Noisy(keras.layers.Layer):
+    """Owns weights and draws random numbers."""
 
-        def call(self, inputs):
-            return inputs * self.factor
+    def build(self, shape):
+        self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+        self.generator = keras.random.SeedGenerator(1)
 
-    model = keras.Sequential([keras.Input((4,)), Scale(name="mine"), keras.layers.Dense(3)])
-    with pytest.raises(ValueError, match="'mine' .Scale.*register_rule"):
+    def call(self, inputs):
+        return inputs * self.factor * keras.random.uniform(tf.shape(inputs), seed=self.generator)
+
+
+class Owner(keras.Model):
+    """A model with a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = self.add_weight(shape=(), name="scale")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (keras.Sequential([keras.Input((4,)), Noisy(name="mine")]), "'mine' .Noisy.*random"),
+        (
+            keras.Sequential([keras.Input((4, 2)), keras.layers.LSTM(3, dropout=0.5, name="r")]),
+            "'r' .LSTM.*random.*lstm_cell",
+        ),
+        (
+            keras.Sequential(
+                [keras.Input((4,)), keras.layers.SpectralNormalization(keras.layers.Dense(2))]
+            ),
+            "every forward pass",
+        ),
+        (Owner(), "model itself owns weights"),
+    ],
+)
+def test_what_cannot_be_done_exactly_is_refused_by_name_with_the_remedy(model, message):
+    with pytest.raises(ValueError, match=message + ".*register_rule.*vectorized"):
         clipping.make_plan(model).check()
 
 
-def test_a_subclass_with_its_own_call_is_not_served_by_its_parents_rule():
-    class Doubled(keras.layers.Dense):
-        def call(self, inputs, training=None):
-            return 2 * super().call(inputs)
+@pytest.mark.parametrize("mode", ["auto", "vectorized"])
+def test_added_losses_are_refused_by_name(mode):
+    class Adds(keras.layers.Layer):
+        def call(self, inputs):
+            self.add_loss(tf.reduce_sum(inputs))
+            return inputs
 
-    class Renamed(keras.layers.Dense):
-        pass
-
-    doubled = keras.Sequential([keras.Input((4,)), Doubled(3, name="doubled")])
-    with pytest.raises(ValueError, match="doubled"):
-        clipping.make_plan(doubled).check()
-    clipping.make_plan(keras.Sequential([keras.Input((4,)), Renamed(3)])).check()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), Adds(name="adds")])
+    x, y = batch((4,), 3)
+    with pytest.raises(ValueError, match="'adds' .Adds"):
+        run(engine_for(model, 1.0, mode), x, y)

@@ -1,12 +1,13 @@
 """From a batch to the sum of clipped per-example gradients. No noise, no optimizer in here."""
 
 from tfdp.clipping import rules
+from tfdp.clipping.bounds import ClipBound, Clipper, clip_factors
 from tfdp.clipping.compiled import CompiledEngine
 from tfdp.clipping.engine import (
     ClippedGradients,
+    Engine,
     LayerReport,
     RecordingEngine,
-    clip_factors,
     clip_group_means,
 )
 from tfdp.clipping.per_example import Instantiated, OuterProduct, PerExampleGradient
@@ -18,9 +19,12 @@ from tfdp.clipping.vectorized import VectorizedEngine
 
 __all__ = [
     "Call",
+    "ClipBound",
     "ClippedGradients",
+    "Clipper",
     "CompiledEngine",
     "Context",
+    "Engine",
     "Instantiated",
     "LayerReport",
     "OuterProduct",

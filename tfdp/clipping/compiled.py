@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdp.clipping.engine import ClippedGradients, PerExampleLossFn
+from tfdp.clipping.engine import ClippedGradients, Engine, PerExampleLossFn
 
 
 class CompiledEngine:
@@ -17,11 +17,11 @@ class CompiledEngine:
     zeros to one size, and padding rows get the clip factor 0. So there is one compilation.
 
     Args:
-        engine: A `RecordingEngine` or `VectorizedEngine`.
+        engine: The engine.
         physical_batch_size: The size that is compiled; no batch may be longer.
     """
 
-    def __init__(self, engine, physical_batch_size: int):
+    def __init__(self, engine: Engine, physical_batch_size: int):
         self._engine = engine
         self._size = physical_batch_size
 
@@ -46,8 +46,7 @@ class CompiledEngine:
         def run(padded, valid):
             part_x, part_y, part_weight = padded
             clipped = self._engine(part_x, part_y, part_weight, loss_fn, valid=valid)
-            return clipped.sums, clipped.norms, clipped.finite, clipped.losses, clipped.y_pred
+            return tuple(vars(clipped).values())
 
         sums, *rows = run(keras.tree.map_structure(pad, data), tf.range(self._size) < length)
-        norms, finite, losses, y_pred = keras.tree.map_structure(lambda t: t[:length], rows)
-        return ClippedGradients(sums, norms, finite, losses, y_pred)
+        return ClippedGradients(sums, *keras.tree.map_structure(lambda t: t[:length], rows))

@@ -10,30 +10,37 @@ sum; the tape never computes a weight gradient and nothing is run twice ("book-k
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfdp.clipping.bounds import Clipper
 from tfdp.clipping.per_example import PerExampleGradient, Summed, sum_of_squares
-from tfdp.clipping.plan import Plan
+from tfdp.clipping.plan import Plan, check_no_added_losses
 from tfdp.clipping.recorder import Recorder
 from tfdp.clipping.registry import Context
 
 #: ``(y, y_pred, sample_weight) -> losses``, of shape ``(batch,)``.
 PerExampleLossFn = Callable[[Any, Any, Any], tf.Tensor]
 
+#: Losses are multiplied by it where layers compute in float16, whose smallest numbers gradients
+#: fall below. It is taken out again, in float32, before any norm is used.
+FLOAT16_LOSS_SCALE = 2.0**8
+
 
 @dataclasses.dataclass(frozen=True)
 class ClippedGradients:
-    """What the engine makes of one physical batch.
+    """What an engine makes of one physical batch.
 
     Attributes:
         sums: ``sum_i clip(g_i)`` for each trainable variable, in the model's order.
         norms: Norms of the unclipped gradients over all trainable variables together, ``(batch,)``.
+        clipped: Which gradients were made shorter, ``(batch,)``.
         finite: Which examples had a finite loss and gradient; the others count as zero.
         losses: Per-example losses, ``(batch,)``.
         y_pred: The model's outputs.
@@ -41,6 +48,7 @@ class ClippedGradients:
 
     sums: list[tf.Tensor]
     norms: tf.Tensor
+    clipped: tf.Tensor
     finite: tf.Tensor
     losses: tf.Tensor
     y_pred: Any
@@ -58,65 +66,12 @@ class LayerReport:
     floats_per_example: int
 
 
-def clip_factors(norms: tf.Tensor, l2_norm_clip: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """``min(1, C / norm)`` for each example, and which norms are finite.
-
-    | norm | factor |
-    | --- | --- |
-    | 0 | 1 |
-    | at most C | 1 |
-    | above C | C / norm |
-    | infinite or not a number | 0 |
-
-    Args:
-        norms: Shape ``(batch,)``.
-        l2_norm_clip: The bound C, positive; infinity switches clipping off.
-
-    Returns:
-        Factors and a boolean mask, both of shape ``(batch,)``.
-    """
-    finite = tf.math.is_finite(norms)
-    if l2_norm_clip == float("inf"):
-        return tf.cast(finite, norms.dtype), finite
-    bound = tf.cast(l2_norm_clip, norms.dtype)
-    return tf.where(finite, bound / tf.maximum(norms, bound), tf.zeros_like(norms)), finite
-
-
-def clip_group_means(
-    sums: list[tf.Tensor], group_size: float, l2_norm_clip: float
-) -> list[tf.Tensor]:
-    """Averages groups of examples, clips each average, and adds them up.
-
-    Args:
-        sums: For each variable, summed gradients of the groups, ``(groups, *variable)``.
-        group_size: The constant that each sum is divided by: the expected size of a group.
-        l2_norm_clip: Bound on the norm of each average over all variables together.
-
-    Returns:
-        ``sum_m clip(sums_m / group_size)`` for each variable. One example more or less in one
-        group moves it by at most ``2 * l2_norm_clip``.
-    """
-    means = [total / tf.cast(group_size, total.dtype) for total in sums]
-    factors, _ = clip_factors(
-        tf.sqrt(tf.add_n([sum_of_squares(mean) for mean in means])), l2_norm_clip
-    )
-    return [tf.tensordot(tf.cast(factors, mean.dtype), mean, 1) for mean in means]
-
-
-def zero_rows_unless(keep: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
-    """Replaces by zero each row i of ``tensor`` with ``keep[i]`` false."""
-    mask = tf.reshape(keep, [-1] + [1] * (tensor.shape.rank - 1))
-    return tf.where(mask, tensor, tf.zeros_like(tensor))
-
-
-class RecordingEngine:
-    """Clips by recording layers: the fast path.
+class Engine(abc.ABC):
+    """Differentiates a model example by example, clips, and adds up.
 
     Args:
         model: A built model.
-        plan: Its plan, without refusals.
-        l2_norm_clip: Bound on each example's gradient over all trainable variables together.
-        context: Properties of the device.
+        clipper: The clip bound for its variables.
 
     Call arguments:
         x: Inputs of the model, nested tensors with the batch as first axis.
@@ -125,16 +80,14 @@ class RecordingEngine:
         loss_fn: Per-example losses from targets, outputs and weights.
         valid: Boolean mask ``(batch,)``; other rows are padding and add nothing. Defaults to all.
 
-    Formal guarantee: row by row, ``|clip(g_i)| <= l2_norm_clip`` up to float32 rounding, for the
-    gradient of example i's own loss in the one forward pass that was run, with its dropout masks.
+    Formal guarantee: row by row, the norm of the clipped gradient is within the bound up to
+    float32 rounding, for the gradient of example i's own loss in the one forward pass that was
+    run, with its dropout masks. An example with a non-finite loss or gradient counts as zero.
     """
 
-    def __init__(self, model: keras.Model, plan: Plan, l2_norm_clip: float, context: Context):
-        plan.check()
+    def __init__(self, model: keras.Model, clipper: Clipper):
         self._model = model
-        self._plan = plan
-        self._clip = l2_norm_clip
-        self._context = context
+        self._clipper = clipper
         self.reports: list[LayerReport] = []
 
     def __call__(
@@ -145,13 +98,25 @@ class RecordingEngine:
         loss_fn: PerExampleLossFn,
         valid: tf.Tensor | None = None,
     ) -> ClippedGradients:
-        gradients, norms, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
-        factors, finite = clip_factors(norms, self._clip)
-        if valid is not None:
-            factors = tf.where(valid, factors, tf.zeros_like(factors))
-        _drop_examples(finite, list(gradients.values()))
-        sums = self._by_variable(gradients, lambda gradient: gradient.weighted_sum(factors), ())
-        return ClippedGradients(sums, norms, finite, losses, y_pred)
+        gradients, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
+        squared = [None if g is None else g.squared_norm() for g in gradients]
+        norms = _total_norm(squared, losses)
+        finite = tf.math.is_finite(norms)
+        keep = finite if valid is None else tf.logical_and(finite, valid)
+        _drop_examples(finite, gradients)
+        sums, clipped = [], tf.zeros_like(finite)
+        factors = self._clipper.factors(squared)
+        for variable, gradient, factor in zip(
+            self._model.trainable_variables, gradients, factors, strict=True
+        ):
+            if gradient is None:
+                sums.append(tf.zeros(variable.shape, variable.dtype))
+                continue
+            clipped = tf.logical_or(clipped, factor < 1)
+            factor = tf.where(keep, factor, tf.zeros_like(factor))
+            total = tf.reshape(gradient.weighted_sum(factor), variable.shape)
+            sums.append(tf.cast(total, variable.dtype))
+        return ClippedGradients(sums, norms, clipped, finite, losses, y_pred)
 
     def sum_groups(
         self,
@@ -175,87 +140,141 @@ class RecordingEngine:
         Returns:
             `ClippedGradients` whose ``sums`` have the shape ``(num_groups, *variable)``.
         """
-        gradients, norms, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
+        gradients, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
+        norms = _total_norm([None if g is None else g.squared_norm() for g in gradients], losses)
         finite = tf.math.is_finite(norms)
-        _drop_examples(finite, list(gradients.values()))
+        _drop_examples(finite, gradients)
+        sums = []
+        for variable, gradient in zip(self._model.trainable_variables, gradients, strict=True):
+            shape = (num_groups, *variable.shape)
+            if gradient is None:
+                sums.append(tf.zeros(shape, variable.dtype))
+            else:
+                rows = gradient.materialize()
+                total = tf.math.unsorted_segment_sum(rows, groups, num_groups)
+                sums.append(tf.cast(tf.reshape(total, shape), variable.dtype))
+        return ClippedGradients(sums, norms, tf.zeros_like(finite), finite, losses, y_pred)
 
-        def by_group(gradient):
-            return tf.math.unsorted_segment_sum(gradient.materialize(), groups, num_groups)
+    @abc.abstractmethod
+    def _differentiate(
+        self, x: Any, y: Any, sample_weight: Any, loss_fn: PerExampleLossFn
+    ) -> tuple[list[PerExampleGradient | None], tf.Tensor, Any]:
+        """Gradients for each variable (``None``: unused), losses ``(batch,)`` and outputs."""
 
-        sums = self._by_variable(gradients, by_group, (num_groups,))
-        return ClippedGradients(sums, norms, finite, losses, y_pred)
+
+class RecordingEngine(Engine):
+    """Clips by recording layers: the fast path.
+
+    Args:
+        model: A built model.
+        clipper: The clip bound for its variables.
+        plan: The model's plan, without refusals.
+        context: Properties of the device.
+    """
+
+    def __init__(self, model: keras.Model, clipper: Clipper, plan: Plan, context: Context):
+        plan.check()
+        super().__init__(model, clipper)
+        self._plan = plan
+        self._context = context
+        half = any(part.compute_dtype == "float16" for part in model._flatten_layers())
+        self._loss_scale = FLOAT16_LOSS_SCALE if half else 1.0
 
     def _differentiate(self, x, y, sample_weight, loss_fn):
-        """Per-example gradients by the id of their variable, norms, losses and outputs."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with Recorder(self._plan.rules, tape) as recorder:
                 y_pred = self._model(x, training=True)
+            check_no_added_losses(self._model)
             losses = loss_fn(y, y_pred, sample_weight)
-            total = tf.reduce_sum(losses)
-        gradients = self._per_example_gradients(recorder, tape, total)
-        squared = [gradient.squared_norm() for gradient in gradients.values()]
-        norms = tf.sqrt(tf.add_n(squared)) if squared else tf.zeros_like(losses)
-        return gradients, nan_unless_finite(losses, norms), losses, y_pred
-
-    def _per_example_gradients(
-        self, recorder: Recorder, tape: tf.GradientTape, total: tf.Tensor
-    ) -> dict[int, PerExampleGradient]:
-        """Gradients by the id of their variable."""
+            total = tf.reduce_sum(losses) * self._loss_scale
         cotangents = tape.gradient(total, [call.output for call in recorder.calls])
-        parts: dict[int, list[PerExampleGradient]] = {}
+        uses: dict[int, list[PerExampleGradient]] = {}
         self.reports = []
         for call, cotangent in zip(recorder.calls, cotangents, strict=True):
-            if cotangent is None:  # The loss does not depend on this call.
-                continue
-            cotangent = keras.tree.map_structure(_dense, cotangent)
+            cotangent = keras.tree.map_structure(self._unscaled, cotangent)
+            if all(part is None for part in keras.tree.flatten(cotangent)):
+                continue  # The loss does not depend on this call.
             rule = self._plan.rules[call.layer]
             for variable, gradient in rule.gradients(call, cotangent, self._context):
                 if variable.trainable:
-                    parts.setdefault(id(variable), []).append(gradient)
+                    uses.setdefault(id(variable), []).append(gradient)
                     self.reports.append(_report(call.layer, variable, gradient))
-        return {key: uses[0] if len(uses) == 1 else Summed(uses) for key, uses in parts.items()}
+        gradients = [
+            _one_gradient(uses.get(id(variable), []))
+            for variable in self._model.trainable_variables
+        ]
+        return gradients, losses, y_pred
 
-    def _by_variable(
-        self,
-        gradients: dict[int, PerExampleGradient],
-        reduce: Callable[[PerExampleGradient], tf.Tensor],
-        leading: tuple[int, ...],
-    ) -> list[tf.Tensor]:
-        """``reduce`` of each variable's gradients, of shape ``(*leading, *variable)``."""
-        results = []
-        for variable in self._model.trainable_variables:
-            shape = (*leading, *variable.shape)
-            gradient = gradients.get(id(variable))
-            if gradient is None:
-                results.append(tf.zeros(shape, variable.dtype))
-            else:
-                results.append(tf.cast(tf.reshape(reduce(gradient), shape), variable.dtype))
-        return results
+    def _unscaled(self, cotangent: Any) -> tf.Tensor | None:
+        """The gradient with respect to an output as a tensor (gathers leave slices)."""
+        if cotangent is None:
+            return None
+        cotangent = tf.convert_to_tensor(cotangent)
+        if self._loss_scale == 1.0:
+            return cotangent
+        if cotangent.dtype == tf.float16:
+            cotangent = tf.cast(cotangent, tf.float32)
+        return cotangent / tf.cast(self._loss_scale, cotangent.dtype)
 
 
-def nan_unless_finite(losses: tf.Tensor, norms: tf.Tensor) -> tf.Tensor:
-    """A non-finite loss can come with a finite gradient: its example is dropped all the same."""
-    return tf.where(tf.math.is_finite(losses), norms, tf.constant(float("nan"), norms.dtype))
+def clip_group_means(sums: list[tf.Tensor], group_size: int, clipper: Clipper) -> list[tf.Tensor]:
+    """Averages groups of examples, clips each average, and adds them up.
+
+    Args:
+        sums: For each variable, summed gradients of the groups, ``(groups, *variable)``.
+        group_size: The constant that each sum is divided by: the expected size of a group.
+        clipper: The clip bound of each average.
+
+    Returns:
+        ``sum_m clip(sums_m / group_size)`` for each variable. One example more or less in one
+        group moves it by at most twice the clip bound.
+    """
+    means = [total / tf.cast(group_size, total.dtype) for total in sums]
+    factors = clipper.factors([sum_of_squares(mean) for mean in means])
+    return [
+        tf.tensordot(tf.cast(factor, mean.dtype), mean, 1)
+        for mean, factor in zip(means, factors, strict=True)
+    ]
 
 
-def _drop_examples(finite: tf.Tensor, gradients: list[PerExampleGradient]) -> None:
+def _one_gradient(uses: list[PerExampleGradient]) -> PerExampleGradient | None:
+    if len(uses) > 1:
+        return Summed(uses)
+    return uses[0] if uses else None
+
+
+def _total_norm(squared: Sequence[tf.Tensor | None], losses: tf.Tensor) -> tf.Tensor:
+    """Norms over all variables; not a number where the loss is not finite.
+
+    A non-finite loss can come with a finite gradient: its example is dropped all the same.
+    """
+    present = [s for s in squared if s is not None]
+    if not present:
+        return tf.zeros_like(losses)
+    dtype = tf.float64 if any(s.dtype == tf.float64 for s in present) else present[0].dtype
+    norms = tf.sqrt(tf.add_n([tf.cast(s, dtype) for s in present]))
+    return tf.where(tf.math.is_finite(losses), norms, tf.constant(float("nan"), dtype))
+
+
+def _drop_examples(finite: tf.Tensor, gradients: Sequence[PerExampleGradient | None]) -> None:
     """Zeroes the factors of non-finite examples: a clip factor of 0 times infinity is no 0."""
+    gradients = [gradient for gradient in gradients if gradient is not None]
     tensors = [tensor for gradient in gradients for tensor in gradient.tensors]
     if not tensors:
         return
     tensors = tf.cond(
         tf.reduce_all(finite),
         lambda: tensors,
-        lambda: [zero_rows_unless(finite, tensor) for tensor in tensors],
+        lambda: [_zero_rows_unless(finite, tensor) for tensor in tensors],
     )
     remaining = iter(tensors)
     for gradient in gradients:
         gradient.tensors = [next(remaining) for _ in gradient.tensors]
 
 
-def _dense(cotangent: Any) -> tf.Tensor | None:
-    """Gathers leave gradients as slices; rules work on tensors."""
-    return None if cotangent is None else tf.convert_to_tensor(cotangent)
+def _zero_rows_unless(keep: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
+    mask = tf.reshape(keep, [-1] + [1] * (tensor.shape.rank - 1))
+    return tf.where(mask, tensor, tf.zeros_like(tensor))
 
 
 def _report(

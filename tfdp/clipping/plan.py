@@ -8,11 +8,15 @@ from collections.abc import Iterable
 import keras
 
 from tfdp.clipping.registry import Rule, find_rule
+from tfdp.clipping.rules.fallback import FALLBACK
 
 REMEDY = (
     "Register a rule for it with `@tfdp.clipping.register_rule`, freeze the layer "
     '(`layer.trainable = False`), or use `tfdp.make_private(model, clipping="vectorized")`.'
 )
+
+#: Layers that run others where their calls cannot be recorded: in a loop, or one step at a time.
+OPAQUE = (keras.layers.RNN, keras.layers.Wrapper)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Plan:
         """Raises ValueError if any layer cannot be served."""
         if self.refusals:
             raise ValueError(
-                "Per-example gradients are not available for: "
+                "Per-example gradients are not available for "
                 + "; ".join(self.refusals)
                 + f". {REMEDY}"
             )
@@ -40,8 +44,10 @@ class Plan:
 def make_plan(model: keras.Model) -> Plan:
     """Finds the rule of every layer of ``model`` that owns trainable weights.
 
-    A layer without a rule is entered: each layer inside it is looked at by itself. What is left
-    are weights that belong to a layer without a rule directly; they are refused by name.
+    A layer with a rule is served by it. A layer without one is entered, and each layer inside it
+    is looked at by itself, unless it owns weights directly or runs its inner layers in a loop:
+    then the whole layer goes to the fallback, which runs it again. What even that cannot do
+    exactly is refused by name.
     """
     rules: dict[keras.layers.Layer, Rule] = {}
     refusals: list[str] = []
@@ -51,22 +57,24 @@ def make_plan(model: keras.Model) -> Plan:
         if id(layer) in seen or not layer.trainable_variables:
             return
         seen.add(id(layer))
-        rule = find_rule(layer)
-        if rule is not None:
-            reason = rule.refusal(layer)
-            if reason is None:
-                rules[layer] = rule
-            else:
-                refusals.append(f"layer {describe(layer)}: {reason}")
-            return
-        inner = layer._flatten_layers(include_self=False, recursive=False)
-        inner = list(inner)
+        inner = list(layer._flatten_layers(include_self=False, recursive=False))
         own = variables_outside(layer, inner)
-        if own:
+        rule = find_rule(layer)
+        if rule is not None and rule.refusal(layer) is None:
+            rules[layer] = rule
+        elif own and isinstance(layer, keras.Model):
             names = ", ".join(v.path for v in own)
-            refusals.append(f"layer {describe(layer)}: no rule for its weights {names}")
-        for sublayer in inner:
-            visit(sublayer)
+            refusals.append(f"{describe(layer)}: the model itself owns weights ({names})")
+        elif own or isinstance(layer, OPAQUE):
+            reason = FALLBACK.refusal(layer)
+            if reason is None:
+                rules[layer] = FALLBACK
+                seen.update(id(part) for part in layer._flatten_layers())
+            else:
+                refusals.append(f"{describe(layer)}: {reason}")
+        else:
+            for sublayer in inner:
+                visit(sublayer)
 
     visit(model)
     return Plan(rules, tuple(refusals))
@@ -80,6 +88,17 @@ def variables_outside(
     return [v for v in layer.trainable_variables if id(v) not in covered]
 
 
+def check_no_added_losses(model: keras.Model) -> None:
+    """Raises ValueError after a forward pass in which a layer called ``add_loss``."""
+    for layer in model._flatten_layers():
+        if layer._get_own_losses():
+            raise ValueError(
+                f"A loss was added with `add_loss` by {describe(layer)}: it is a loss of the whole "
+                "batch, which cannot be bounded example by example. Return what it needs as an "
+                "output of the model and give the loss to `compile`."
+            )
+
+
 def describe(layer: keras.layers.Layer) -> str:
     """A layer's name and class, for messages."""
-    return f"'{layer.name}' ({type(layer).__name__})"
+    return f"layer '{layer.name}' ({type(layer).__name__})"

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfdp.clipping.engine import (
-    ClippedGradients,
-    LayerReport,
-    PerExampleLossFn,
-    clip_factors,
-    nan_unless_finite,
-    zero_rows_unless,
-)
-from tfdp.clipping.per_example import accumulation_dtype, sum_of_squares
+from tfdp.clipping.bounds import Clipper
+from tfdp.clipping.engine import Engine, LayerReport
+from tfdp.clipping.per_example import Instantiated
+from tfdp.clipping.plan import check_no_added_losses
 
 
-class VectorizedEngine:
+class VectorizedEngine(Engine):
     """Differentiates the whole model for each example by itself, in parallel.
 
     Holds ``batch x weights`` numbers. Every example is given seeds of its own for the model's
@@ -27,12 +21,11 @@ class VectorizedEngine:
 
     Args:
         model: A built model.
-        l2_norm_clip: Bound on each example's gradient over all trainable variables together.
+        clipper: The clip bound for its variables.
     """
 
-    def __init__(self, model: keras.Model, l2_norm_clip: float):
-        self._model = model
-        self._clip = l2_norm_clip
+    def __init__(self, model: keras.Model, clipper: Clipper):
+        super().__init__(model, clipper)
         self.reports = [
             LayerReport(
                 layer=variable.path.rsplit("/", 1)[0],
@@ -45,48 +38,7 @@ class VectorizedEngine:
             for variable in model.trainable_variables
         ]
 
-    def __call__(
-        self,
-        x: Any,
-        y: Any,
-        sample_weight: Any,
-        loss_fn: PerExampleLossFn,
-        valid: tf.Tensor | None = None,
-    ) -> ClippedGradients:
-        gradients, norms, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
-        factors, finite = clip_factors(norms, self._clip)
-        if valid is not None:
-            factors = tf.where(valid, factors, tf.zeros_like(factors))
-        sums = [
-            tf.tensordot(tf.cast(factors, g.dtype), zero_rows_unless(finite, g), 1)
-            for g in gradients
-        ]
-        return ClippedGradients(self._cast(sums), norms, finite, losses, y_pred)
-
-    def sum_groups(
-        self,
-        x: Any,
-        y: Any,
-        sample_weight: Any,
-        loss_fn: PerExampleLossFn,
-        groups: tf.Tensor,
-        num_groups: int,
-    ) -> ClippedGradients:
-        """Unclipped gradients, added up within groups: see `RecordingEngine.sum_groups`."""
-        gradients, norms, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
-        finite = tf.math.is_finite(norms)
-        sums = [
-            tf.math.unsorted_segment_sum(zero_rows_unless(finite, g), groups, num_groups)
-            for g in gradients
-        ]
-        return ClippedGradients(self._cast(sums), norms, finite, losses, y_pred)
-
-    def _cast(self, sums: list[tf.Tensor]) -> list[tf.Tensor]:
-        variables = self._model.trainable_variables
-        return [tf.cast(total, v.dtype) for total, v in zip(sums, variables, strict=True)]
-
     def _differentiate(self, x, y, sample_weight, loss_fn):
-        """Per-example gradients for each variable, norms, losses and outputs."""
         variables = self._model.trainable_variables
         seeds = seed_states(self._model)
         batch = tf.shape(keras.tree.flatten(x)[0])[0]
@@ -102,8 +54,9 @@ class VectorizedEngine:
             mapping = list(zip(seeds, row_seeds, strict=True))
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([variable.value for variable in variables])
-                with keras.StatelessScope(state_mapping=mapping):
+                with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
                     y_pred = self._model(one_x, training=True)
+                    check_no_added_losses(self._model)
                 loss = tf.reduce_sum(loss_fn(one_y, y_pred, one_weight))
             gradients = tape.gradient(
                 loss,
@@ -116,11 +69,7 @@ class VectorizedEngine:
         gradients, losses, y_pred = tf.vectorized_map(
             one_example, (elements, _fresh_seeds(seeds, batch))
         )
-        dtype = accumulation_dtype(losses.dtype)
-        gradients = [tf.cast(gradient, dtype) for gradient in gradients]
-        squared = [sum_of_squares(gradient) for gradient in gradients]
-        norms = tf.sqrt(tf.add_n(squared)) if squared else tf.zeros_like(losses)
-        return gradients, nan_unless_finite(losses, norms), losses, y_pred
+        return [Instantiated(gradient) for gradient in gradients], losses, y_pred
 
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:

@@ -1,5 +1,25 @@
 """One short file of rules per layer family; importing this package registers them all."""
 
-from tfdp.clipping.rules import convolution, dense, embedding, normalization, per_feature
+from tfdp.clipping.rules import (
+    convolution,
+    dense,
+    depthwise,
+    einsum_dense,
+    embedding,
+    fallback,
+    normalization,
+    per_feature,
+    transposed,
+)
 
-__all__ = ["convolution", "dense", "embedding", "normalization", "per_feature"]
+__all__ = [
+    "convolution",
+    "dense",
+    "depthwise",
+    "einsum_dense",
+    "embedding",
+    "fallback",
+    "normalization",
+    "per_feature",
+    "transposed",
+]

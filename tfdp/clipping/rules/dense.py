@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfdp.clipping.per_example import Instantiated, OuterProduct, accumulation_dtype
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
+from tfdp.clipping.rules.products import BATCH, lora_gradients
 
 
 def sum_over_positions(cotangent: tf.Tensor) -> Instantiated:
@@ -34,16 +35,17 @@ class DenseRule(Rule):
     ends_with_activation = True
 
     def refusal(self, layer: keras.layers.Dense) -> str | None:
-        if getattr(layer, "lora_enabled", False):
-            return "its LoRA factors have no rule"
         if getattr(layer, "quantization_mode", None) is not None:
             return "it is quantized"
         return None
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
-        yield (
-            call.layer.kernel,
-            OuterProduct(flatten_positions(call.args[0]), flatten_positions(cotangent)),
-        )
-        if call.layer.use_bias:
-            yield call.layer.bias, sum_over_positions(cotangent)
+        layer = call.layer
+        left, right = flatten_positions(call.args[0]), flatten_positions(cotangent)
+        if layer.lora_enabled:
+            batch = BATCH if left.shape.rank == 2 else BATCH + "t"
+            yield from lora_gradients(layer, left, batch + "i", "io", right, batch + "o")
+        else:
+            yield layer.kernel, OuterProduct(left, right)
+        if layer.use_bias:
+            yield layer.bias, sum_over_positions(cotangent)
