@@ -115,6 +115,27 @@ def test_noise_instead_of_a_budget(tmp_path):
     assert isinstance(layer, tfdp.layers.TemperedSigmoid)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "model"),
+    [
+        ("mnist", (28, 28, 1), "mnist_cnn"),
+        ("cifar10", (32, 32, 3), "cifar_cnn_dense"),
+    ],
+)
+def test_a_preset_trains_its_model(name, shape, model, tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    x, y = random.random((24, *shape), "float32"), random.integers(0, 10, 24)
+    data = image_datasets.ImageData(name, x, y, x[:8], y[:8], num_classes=10)
+    monkeypatch.setattr(image_datasets, "load", lambda *_, **__: data)
+    report = train_with(
+        *(f"--dataset={name}", "--batch_size=12", "--epochs=1", "--verbose=0"),
+        *(f"--output_dir={tmp_path}", "--physical_batch_size=8"),
+    )
+    assert report.model == model
+    assert report.physical_batch_size == 8
+    assert report.target_epsilon * 0.98 < report.epsilon["rdp"] <= report.target_epsilon
+
+
 def test_without_noise_there_is_no_epsilon(tmp_path):
     report = train_with(
         "--noise_multiplier=0", "--epochs=1", "--verbose=0", f"--output_dir={tmp_path}"
