@@ -170,6 +170,29 @@ def test_sparse_ids_are_refused():
         list(find_rule(layer).gradients(call, tf.ones((1, 3, 3)), clipping.Context()))
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_compiled_by_xla(dtype):
+    rng = np.random.default_rng(7)
+    inputs = keras.Input((6,), dtype=dtype)
+    adapted, shared = L.Embedding(9, 3), L.Embedding(9, 3)
+    model = keras.Model(inputs, adapted(inputs) + shared(inputs) + shared(8 - inputs))
+    adapted.enable_lora(2)
+    randomize_factors(adapted, rng)
+    engine = engine_for(model, 2.0)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def step(ids, direction):
+        result = engine(ids, direction, None, linear_loss)
+        return result.sums, result.norms
+
+    ids = rng.integers(0, 9, (4, 6)).astype(dtype)
+    direction = rng.normal(size=(4, 6, 3)).astype("float32")
+    per_example = reference.gradients(model, linear_loss, ids, direction)
+    sums, norms = step(tf.constant(ids), tf.constant(direction))
+    np.testing.assert_allclose(norms, reference.norms(per_example), rtol=1e-5)
+    reference.assert_close(sums, reference.clipped_sum(per_example, 2.0))
+
+
 def tensor_sizes(graph, unknown):
     """Sizes of all tensors in a graph and the functions it calls."""
     pending, seen = [graph], set()

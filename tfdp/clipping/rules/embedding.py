@@ -125,7 +125,7 @@ def lora_factors(layer: keras.layers.Embedding, dtype: tf.DType):
 class EmbeddingRule(Rule):
     """``embeddings[ids]``, or with LoRA ``(embeddings + alpha / rank * a @ b)[ids]``.
 
-    Masked positions need no care: nothing behind them reaches the loss, or what does counts.
+    Masks need no care: whatever of a masked position reaches the loss is in its cotangent.
     """
 
     def refusal(self, layer: keras.layers.Embedding) -> str | None:
