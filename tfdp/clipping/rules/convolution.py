@@ -25,10 +25,14 @@ from tfdp.clipping.rules.windows import (
 )
 
 
-def activation_refusal(layer: keras.layers.Layer) -> str | None:
-    """A rule serves a layer's own weights only: an activation must not bring any."""
+def refusal_of_any(layer: keras.layers.Layer) -> str | None:
+    """What no rule of this family serves, whichever its convolution."""
     if getattr(layer.activation, "trainable_variables", None):
-        return "its activation owns weights: make the activation a layer of its own"
+        return "its activation owns weights"
+    if layer.data_format == "channels_first" and layer.use_bias:
+        # `keras.ops.add` takes a tensor with one axis for a bias of the last axis if the sizes
+        # agree. Which axis such a layer's bias is added to depends on the size of its images.
+        return "it adds a bias to channels that come first"
     return None
 
 
@@ -36,7 +40,7 @@ def activation_refusal(layer: keras.layers.Layer) -> str | None:
 @register_rule(keras.layers.Conv2D)
 @register_rule(keras.layers.Conv3D)
 class ConvolutionRule(Rule):
-    """``activation(conv(inputs, kernel) + bias)``, in either data format.
+    """``activation(conv(inputs, kernel) + bias)``; without a bias in either data format.
 
     With LoRA enabled the kernel is ``K + scale * A B`` with a frozen ``K``. A convolution by
     ``A B`` is one by ``A``, of few filters, followed by ``B`` at each position; the gradients of
@@ -51,7 +55,7 @@ class ConvolutionRule(Rule):
             return "it overrides `convolution_op`"
         if type(layer).kernel is not base.kernel:
             return "it overrides `kernel`"
-        return activation_refusal(layer)
+        return refusal_of_any(layer)
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
         layer = call.layer

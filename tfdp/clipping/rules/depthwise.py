@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfdp.clipping.per_example import Instantiated, OuterProduct, accumulation_dtype
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
-from tfdp.clipping.rules.convolution import activation_refusal, filter_gradients_by_loop
+from tfdp.clipping.rules.convolution import filter_gradients_by_loop, refusal_of_any
 from tfdp.clipping.rules.dense import flatten_positions, sum_over_positions
 from tfdp.clipping.rules.windows import Window, channels_last, layer_input, slices
 
@@ -15,7 +15,7 @@ from tfdp.clipping.rules.windows import Window, channels_last, layer_input, slic
 @register_rule(keras.layers.DepthwiseConv1D)
 @register_rule(keras.layers.DepthwiseConv2D)
 class DepthwiseRule(Rule):
-    """``activation(depthwise_conv(inputs, kernel) + bias)``, in either data format.
+    """``activation(depthwise_conv(inputs, kernel) + bias)``; without a bias in either data format.
 
     The kernel is tiny, ``(*size, channels, multiplier)``: its gradients are instantiated.
     """
@@ -23,7 +23,7 @@ class DepthwiseRule(Rule):
     ends_with_activation = True
 
     def refusal(self, layer: keras.layers.Layer) -> str | None:
-        return activation_refusal(layer)
+        return refusal_of_any(layer)
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
         layer, inputs = call.layer, layer_input(call)
@@ -36,7 +36,7 @@ class DepthwiseRule(Rule):
 @register_rule(keras.layers.SeparableConv1D)
 @register_rule(keras.layers.SeparableConv2D)
 class SeparableRule(Rule):
-    """``activation(pointwise(depthwise_conv(inputs)) + bias)``, in either data format.
+    """``activation(pointwise(depthwise_conv(inputs)) + bias)``; without bias in either format.
 
     What lies between the two steps is inside the layer, where nothing is recorded. It is worked
     out again from the input, which costs little and gives the same numbers: nothing is random.
@@ -45,7 +45,7 @@ class SeparableRule(Rule):
     ends_with_activation = True
 
     def refusal(self, layer: keras.layers.Layer) -> str | None:
-        return activation_refusal(layer)
+        return refusal_of_any(layer)
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
         layer, inputs = call.layer, layer_input(call)

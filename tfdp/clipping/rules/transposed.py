@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
-from tfdp.clipping.rules.convolution import activation_refusal, kernel_gradient
+from tfdp.clipping.rules.convolution import kernel_gradient, refusal_of_any
 from tfdp.clipping.rules.dense import sum_over_positions
 from tfdp.clipping.rules.windows import Window, channels_last, layer_input
 
@@ -15,7 +15,7 @@ from tfdp.clipping.rules.windows import Window, channels_last, layer_input
 @register_rule(keras.layers.Conv2DTranspose)
 @register_rule(keras.layers.Conv3DTranspose)
 class TransposedConvolutionRule(Rule):
-    """``activation(conv_transpose(inputs, kernel) + bias)``, in either data format.
+    """``activation(conv_transpose(inputs, kernel) + bias)``; without a bias in either data format.
 
     The layer is the transpose of the convolution that takes its output to its input. So its
     kernel's gradient is that convolution's, with the output's gradient in the place of the input
@@ -25,7 +25,7 @@ class TransposedConvolutionRule(Rule):
     ends_with_activation = True
 
     def refusal(self, layer: keras.layers.Layer) -> str | None:
-        return activation_refusal(layer)
+        return refusal_of_any(layer)
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
         layer = call.layer

@@ -5,7 +5,7 @@ the dilation ``r``, ``y[t] = sum_o x[s t + r o] K[o]`` over the kernel's offsets
 kernel's gradient at offset ``o`` is the sum over positions ``t`` of ``x[s t + r o] dy[t]``. All of
 that is known from the strided slices of ``x`` that belong to the offsets; on a CPU, taking and
 joining slices is also faster than TensorFlow's own extraction of patches (2-D and 3-D kernels of
-27 weights or fewer: 1.2 to 10 times).
+27 offsets or fewer: 1.2 to 10 times).
 """
 
 from __future__ import annotations
