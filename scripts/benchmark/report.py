@@ -110,15 +110,13 @@ def plot(results: dict[str, Any], path: pathlib.Path) -> None:
         case = cases.CASES[name]
         for position, (who, record) in enumerate(outcome["records"].items()):
             if not record["rounds"]:
-                axis.text(0.01, position, " did not run", va="center", color="gray", fontsize=8,
-                          transform=axis.get_yaxis_transform())  # fmt: skip
+                axis.annotate(" did not run", (0, position), va="center", color="gray", fontsize=8)
                 continue
             value = rate(record, "private", case.batch_size)
             bar = axis.barh(position, value, color=COLORS[who.split(":")[0]])
-            label = f" {statistics.median(ratios(record)):.2f}×"
-            axis.bar_label(bar, [label], fontsize=8)
+            axis.bar_label(bar, [f" {statistics.median(ratios(record)):.3g}×"], fontsize=8)
         axis.set_yticks(range(len(outcome["records"])), list(outcome["records"]), fontsize=8)
-        axis.invert_yaxis()
+        axis.set_ylim(len(outcome["records"]) - 0.5, -0.5)
         axis.margins(x=0.12)
         axis.set_title(f"{case.title}, batch {case.batch_size}", fontsize=10)
         axis.set_xlabel("private examples/s (beside: private / ordinary time)", fontsize=8)
