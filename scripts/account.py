@@ -13,18 +13,14 @@ steps they make, epochs / sampling probability, are rounded up.
 
 import json
 import math
-import sys
-from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from tfdp import accounting
+from tfdp.scripts import command_line
+from tfdp.scripts.command_line import UsageError
 
 _NAMES = ("rdp", "pld")
-
-
-class FlagError(ValueError):
-    """Flags that are missing, contradict each other, or hold a value out of range."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -60,12 +56,12 @@ def answer(values: flags.FlagValues) -> str:
         Text, or JSON with `--json`.
 
     Raises:
-        FlagError: if flags are missing, contradict each other, or hold a value out of range.
+        UsageError: if flags are missing, contradict each other, or hold a value out of range.
     """
     try:
         return _answer(values)
     except (TypeError, ValueError) as error:
-        raise FlagError(str(error)) from None
+        raise UsageError(str(error)) from None
 
 
 def _answer(values: flags.FlagValues) -> str:
@@ -74,14 +70,14 @@ def _answer(values: flags.FlagValues) -> str:
     _either(values, "steps", "epochs")
     _require(values, "delta")
     if values.accountant not in _NAMES:
-        raise FlagError(
+        raise UsageError(
             f"--accountant must be rdp or pld. Received: accountant={values.accountant}"
         )
     details: dict[str, str | int | float | bool] = {"sampling": "Poisson (assumed)"}
     if values.batch_size is not None:
         _require(values, "num_examples", "with --batch_size")
         if not 0 < values.batch_size <= values.num_examples:
-            raise FlagError(
+            raise UsageError(
                 "--batch_size must be above 0 and at most --num_examples. Received: "
                 f"batch_size={values.batch_size}, num_examples={values.num_examples}"
             )
@@ -91,12 +87,12 @@ def _answer(values: flags.FlagValues) -> str:
         q = values.sampling_probability
     if values.num_examples is not None:
         if values.num_examples < 1:
-            raise FlagError(
+            raise UsageError(
                 f"--num_examples must be at least 1. Received: num_examples={values.num_examples}"
             )
         details["num_examples"] = values.num_examples
     if values.steps is not None and values.steps < 0:
-        raise FlagError(f"--steps must not be negative. Received: steps={values.steps}")
+        raise UsageError(f"--steps must not be negative. Received: steps={values.steps}")
     steps = values.steps if values.epochs is None else _steps(values.epochs, q)
 
     sigma = values.noise_multiplier
@@ -132,9 +128,9 @@ def _answer(values: flags.FlagValues) -> str:
 
 def _steps(epochs: float, q: float) -> int:
     if not (math.isfinite(epochs) and epochs >= 0.0):
-        raise FlagError(f"--epochs must be finite and not negative. Received: epochs={epochs}")
+        raise UsageError(f"--epochs must be finite and not negative. Received: epochs={epochs}")
     if not 0.0 < q <= 1.0:
-        raise FlagError(
+        raise UsageError(
             "--epochs needs a sampling probability above 0 and at most 1. "
             f"Received: sampling_probability={q}"
         )
@@ -145,58 +141,21 @@ def _either(values: flags.FlagValues, first: str, second: str) -> None:
     given = [name for name in (first, second) if values[name].value is not None]
     if len(given) != 1:
         received = " ".join(f"--{name}={values[name].value}" for name in given) or "neither"
-        raise FlagError(f"Give either --{first} or --{second}. Received: {received}")
+        raise UsageError(f"Give either --{first} or --{second}. Received: {received}")
 
 
 def _require(values: flags.FlagValues, name: str, when: str = "") -> None:
     if values[name].value is None:
-        raise FlagError(f"Give --{name}{' ' + when if when else ''}. Received: {name}=None")
+        raise UsageError(f"Give --{name}{' ' + when if when else ''}. Received: {name}=None")
 
 
-def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Parses the command line.
-
-    Raises:
-        FlagError: if a flag is unknown or malformed, or something is not a flag.
-    """
-    try:
-        rest = values(argv)
-    except flags.Error as error:
-        raise FlagError(str(error)) from None
-    if len(rest) > 1:
-        raise FlagError(f"Only flags are understood. Received: {' '.join(rest[1:])}")
-
-
-def _parse_or_exit(argv: list[str]) -> list[str]:
-    if {"--help", "-h", "-help", "--helpfull"} & set(argv[1:]):
-        own = flags.FlagValues()
-        define_flags(own)
-        print(__doc__, own.get_help(include_special_flags=False), sep="\n")
-        sys.exit(0)
-    try:
-        parse(flags.FLAGS, argv)
-    except FlagError as error:
-        _exit(error)
-    return argv[:1]
-
-
-def _run(argv: Sequence[str]) -> None:
-    del argv  # only flags
-    try:
-        print(answer(flags.FLAGS))
-    except FlagError as error:
-        _exit(error)
-
-
-def _exit(error: FlagError) -> None:
-    print("account: " + " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(2)
+def _print_answer(values: flags.FlagValues) -> None:
+    print(answer(values))
 
 
 def main() -> None:
     """Runs the program; the `tfdp-account` command."""
-    define_flags(flags.FLAGS)
-    app.run(_run, flags_parser=_parse_or_exit)
+    command_line.run(__doc__, define_flags, _print_answer)
 
 
 if __name__ == "__main__":

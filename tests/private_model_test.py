@@ -389,8 +389,10 @@ def test_a_second_fit_with_other_parameters_is_a_release_of_its_own():
     private.compile(SGD(1.0, 2.0), loss=LOSS)
     private.fit(x, y, batch_size=10, epochs=2, verbose=0)
     assert [release.count for release in private.ledger.releases] == [4, 2, 4]
-    sigmas = [release.details["noise_multiplier"] for release in private.ledger.releases]
-    assert sigmas == [1.0, 1.0, 2.0]
+    events = [release.event for release in private.ledger.releases]
+    assert events == [
+        tfdp.accounting.dp_sgd_event(sigma, q) for sigma, q in ((1, 0.25), (1, 0.5), (2, 0.5))
+    ]
 
 
 def test_an_example_that_is_not_finite_is_warned_of():
@@ -496,6 +498,25 @@ def test_precisions(policy):
     expected = [total / 6 for total in reference.clipped_sum(per_example, clip)]
     tolerance = {"float64": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 6e-2}[policy]
     reference.assert_close(steps_of(before, weights(model)), expected, tolerance)
+
+
+def test_batches_of_all_sizes_run_in_one_trace():
+    traces = []
+
+    def loss(y_true, y_pred):
+        traces.append(y_pred.shape)
+        return tf.reduce_mean(tf.square(y_true - y_pred), axis=-1)
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    private = tfdp.make_private(model)
+    private.compile(SGD(1.0, 1.0), loss=loss)
+    x, y = np.zeros((100_000, 3), "float32"), np.zeros((100_000, 2), "float32")
+    data = tfdp.sampling.PoissonDataset(x, y, expected_batch_size=65_536, steps_per_epoch=2)
+    private.fit(data, epochs=2, verbose=0)
+    first = len(traces)
+    private.fit(data, epochs=3, verbose=0)
+    assert len(traces) == first
+    assert private.ledger.releases[-1].count == 10
 
 
 BAD_FITS = [

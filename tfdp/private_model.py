@@ -577,10 +577,8 @@ class PrivateModel(keras.Model):
             random_groups=random_groups,
             details={
                 **details,
-                **({} if groups is None else {"num_microbatches": groups}),
-                "sampling_probability": sampling_probability,
+                **({} if groups is None else _group_details(groups)),
                 "expected_batch_size": expected_batch_size,
-                "noise_multiplier": optimizer.noise_multiplier,
                 **_clip_details(optimizer),
             },
         )
@@ -650,6 +648,14 @@ def _median(values: tf.Tensor) -> tf.Tensor:
     values = tf.sort(values)
     length = tf.shape(values)[0]
     return (values[(length - 1) // 2] + values[length // 2]) / 2
+
+
+def _group_details(groups: int) -> dict[str, Any]:
+    return {
+        "num_microbatches": groups,
+        "note": "Examples are averaged in groups before clipping. That doubles the sensitivity, "
+        "and the noise multiplier above is relative to it.",
+    }
 
 
 def _clip_details(optimizer: DPOptimizerMixin) -> dict[str, Any]:

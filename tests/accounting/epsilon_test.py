@@ -1,7 +1,6 @@
 """Tests of epsilon against sources other than the library that computes it."""
 
 import math
-import time
 
 import dp_accounting
 import mpmath
@@ -179,24 +178,6 @@ def test_delta_undoes_epsilon(noise, q, steps, exponent):
         assume(epsilon > 1e-3)
         assert ledger.delta(epsilon, accountant) == pytest.approx(delta, rel=1e-2)
 
-
-def test_hundred_thousand_steps_by_pld_are_fast():
-    start = time.process_time()
-    accounting.epsilon(1.01, 0.0101, 100_000, DELTA, "pld")
-    assert time.process_time() - start < 2.0
-
-
-def test_rdp_asked_after_every_step_is_fast():
-    ledger = accounting.PrivacyLedger()
-    step = accounting.dp_sgd_event(1.0, 0.01)
-    ledger.charge(step)
-    ledger.epsilon(DELTA)
-    start = time.process_time()
-    for _ in range(200):
-        ledger.charge(step)
-        ledger.epsilon(DELTA)
-        ledger.remaining_steps(step, 8.0, DELTA)
-    assert time.process_time() - start < 2.0
     assert ledger.releases[0].count == 201
 
 

@@ -255,3 +255,65 @@ def test_added_losses_are_refused_by_name(mode):
     x, y = batch((4,), 3)
     with pytest.raises(ValueError, match="'adds' .Adds"):
         run(engine_for(model, 1.0, mode), x, y)
+
+
+class WithPositions(keras.layers.Layer):
+    """Adds rows of a table of positions, looked up once for all examples."""
+
+    def __init__(self, length, batched, **kwargs):
+        super().__init__(**kwargs)
+        self.table = keras.layers.Embedding(length, 4, name="table")
+        self.batched = batched
+
+    def call(self, inputs):
+        positions = keras.ops.arange(inputs.shape[1])
+        if self.batched:
+            batch = keras.ops.shape(inputs)[0]
+            positions = keras.ops.broadcast_to(positions, (batch, inputs.shape[1]))
+        return inputs + self.table(positions)
+
+
+@pytest.mark.parametrize("length", [5, 4])
+def test_a_layer_called_on_something_else_than_the_batch_is_refused(length):
+    # With as many positions as examples the shapes alone would not tell.
+    x, y = batch((length, 4), 4)
+    for batched in (False, True):
+        model = keras.Sequential(
+            [
+                keras.Input((length, 4)),
+                WithPositions(length, batched),
+                keras.layers.Flatten(),
+                keras.layers.Dense(3),
+            ]
+        )
+        engine = engine_for(model, 0.1)
+        if not batched:
+            with pytest.raises(ValueError, match="'table' .Embedding.*broadcast_to"):
+                run(engine, x, y)
+            engine = engine_for(model, 0.1, "vectorized")
+        per_example = reference.gradients(model, LOSS, x, y)
+        sums, norms, *_ = run(engine, x, y)
+        np.testing.assert_allclose(norms, reference.norms(per_example), rtol=1e-5)
+        reference.assert_close(sums, reference.clipped_sum(per_example, 0.1))
+
+
+def test_layers_that_are_used_again_do_not_instantiate_large_gradients():
+    dense, table = keras.layers.Dense(64), keras.layers.Embedding(1000, 64)
+    left, right = keras.Input((3,), dtype="int32"), keras.Input((4,), dtype="int32")
+    sides = [
+        keras.layers.GlobalAveragePooling1D()(dense(dense(table(side)))) for side in (left, right)
+    ]
+    model = keras.Model([left, right], keras.layers.Dense(3)(sides[0] * sides[1]))
+    rng = np.random.default_rng(0)
+    x = [rng.integers(0, 5, (4, n)).astype("int32") for n in (3, 4)]
+    y = rng.integers(0, 3, 4)
+    per_example = reference.gradients(model, LOSS, x, y)
+    sums, norms, *_ = run(engine_for(model, 0.1), x, y)
+    np.testing.assert_allclose(norms, reference.norms(per_example), rtol=1e-5)
+    reference.assert_close(sums, reference.clipped_sum(per_example, 0.1))
+    gradients, *_ = engine_for(model, 0.1)._differentiate(
+        *keras.tree.map_structure(tf.constant, (x, y)), None, clipping.PerExampleLoss(LOSS)
+    )
+    table_gradient, kernel_gradient = gradients[0], gradients[1]
+    assert table_gradient.method == "sort ids" and table_gradient.positions == 7
+    assert kernel_gradient.method == "gram" and kernel_gradient.positions == 14

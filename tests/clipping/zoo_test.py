@@ -149,8 +149,11 @@ ZOO = {
     "users_layer": lambda: sequence_model(Affine()),
     "users_subclass": lambda: sequence_model(Doubled(4)),
     "einsum_dense": lambda: sequence_model(
-        L.EinsumDense("...x,xy->...y", (6, 4), bias_axes="y"),
+        L.EinsumDense("...x,xy->...y", 4, bias_axes="y"),
         L.EinsumDense("bty,yxz->btzx", (6, 2, 3), activation="tanh", bias_axes="zx"),
+    ),
+    "activations_with_weights": lambda: sequence_model(
+        L.Conv1D(4, 2, activation=L.PReLU()), L.Dense(4, activation=L.PReLU())
     ),
     "dropout": lambda: sequence_model(L.Dropout(0.0), L.Dense(4), L.SpatialDropout1D(0.0)),
 }

@@ -275,7 +275,8 @@ def _signal(target_epsilon: float, delta: float) -> float:
 
 
 def _first_guess(target_epsilon: float, q: float, steps: int, delta: float) -> float:
-    sigma = q * math.sqrt(steps) / _signal(target_epsilon, delta)
+    signal = _signal(target_epsilon, delta)
+    sigma = q * math.sqrt(steps) / signal if signal else _LARGEST_NOISE
     if q < 1.0:
         sigma = max(sigma, 0.4)  # below, subsampling no longer amplifies and epsilon explodes
     return min(max(sigma, _SMALLEST_NOISE), _LARGEST_NOISE)

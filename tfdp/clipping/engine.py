@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfdp.clipping.batch_axis import check_batch_axis
 from tfdp.clipping.bounds import Clipper
 from tfdp.clipping.per_example import PerExampleGradient, Summed, sum_of_squares
 from tfdp.clipping.plan import Plan, check_no_added_losses
@@ -176,11 +177,15 @@ class RecordingEngine(Engine):
         plan.check()
         super().__init__(model, clipper)
         self._plan = plan
+        self._checked = False
         self._context = context
         half = any(part.compute_dtype == "float16" for part in model._flatten_layers())
         self._loss_scale = FLOAT16_LOSS_SCALE if half else 1.0
 
     def _differentiate(self, x, y, sample_weight, loss_fn):
+        if not self._checked:  # Once, when traced.
+            check_batch_axis(self._model, self._plan, x)
+            self._checked = True
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with Recorder(self._plan.rules, tape) as recorder:
                 y_pred = self._model(x, training=True)
@@ -239,7 +244,7 @@ def clip_group_means(sums: list[tf.Tensor], group_size: int, clipper: Clipper) -
 
 def _one_gradient(uses: list[PerExampleGradient]) -> PerExampleGradient | None:
     if len(uses) > 1:
-        return Summed(uses)
+        return uses[0].joined(uses[1:]) or Summed(uses)
     return uses[0] if uses else None
 
 

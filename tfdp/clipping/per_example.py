@@ -61,6 +61,16 @@ class PerExampleGradient(abc.ABC):
     def materialize(self) -> tf.Tensor:
         """The gradients, ``(batch, ...)`` with the variable's weights in their order."""
 
+    def joined(self, others: list[PerExampleGradient]) -> PerExampleGradient | None:
+        """The sum of this and other gradients of the same variable, from a layer used again.
+
+        Returns:
+            The sum in a form that is cheaper than adding up instantiated gradients; ``None`` if
+            there is none.
+        """
+        del others
+        return None
+
 
 class Instantiated(PerExampleGradient):
     """Gradients that are held as they are.
@@ -152,6 +162,18 @@ class OuterProduct(PerExampleGradient):
         if left.shape.rank == 2:
             return left[:, :, None] * right[:, None, :]
         return tf.matmul(left, right, transpose_a=True)
+
+    def joined(self, others: list[PerExampleGradient]) -> PerExampleGradient | None:
+        parts = [self, *others]
+        if not all(type(p) is type(self) and len(p.tensors) == 2 for p in parts):
+            return None  # Of another kind, or instantiated already.
+        return OuterProduct(
+            *(tf.concat([_with_positions(p.tensors[k]) for p in parts], axis=1) for k in (0, 1))
+        )
+
+
+def _with_positions(tensor: tf.Tensor) -> tf.Tensor:
+    return tensor[:, None] if tensor.shape.rank == 2 else tensor
 
 
 class Summed(PerExampleGradient):

@@ -62,6 +62,8 @@ def make_plan(model: keras.Model) -> Plan:
         rule = find_rule(layer)
         if rule is not None and rule.refusal(layer) is None:
             rules[layer] = rule
+            for sublayer in inner:  # An activation can own weights.
+                visit(sublayer)
         elif own and isinstance(layer, keras.Model):
             names = ", ".join(v.path for v in own)
             refusals.append(f"{describe(layer)}: the model itself owns weights ({names})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,6 +30,13 @@ class Call:
     args: tuple
     kwargs: dict[str, Any]
     output: Any
+
+    @property
+    def input(self) -> Any:
+        """The layer's first argument, given by position or by name."""
+        if self.args:
+            return self.args[0]
+        return self.kwargs[next(iter(inspect.signature(self.layer.call).parameters))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +111,7 @@ def register_rule(layer_class: type) -> Callable[[type[Rule]], type[Rule]]:
         >>> @tfdp.clipping.register_rule(Scale)
         ... class ScaleRule(tfdp.clipping.Rule):
         ...     def gradients(self, call, cotangent, context):
-        ...         gradient = call.args[0] * cotangent  # inputs of shape (batch, features)
+        ...         gradient = call.input * cotangent  # inputs of shape (batch, features)
         ...         yield call.layer.factor, tfdp.clipping.Instantiated(gradient)
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.layers.Layer)):

@@ -18,7 +18,7 @@ from tfdp.clipping.rules.grouped_product import GroupedOuterProduct, by_group
 from tfdp.clipping.rules.windows import (
     Window,
     channels_last,
-    layer_input,
+    image_input,
     patches,
     with_two_axes,
     without_causal_padding,
@@ -27,8 +27,6 @@ from tfdp.clipping.rules.windows import (
 
 def refusal_of_any(layer: keras.layers.Layer) -> str | None:
     """What no rule of this family serves, whichever its convolution."""
-    if getattr(layer.activation, "trainable_variables", None):
-        return "its activation owns weights"
     if layer.data_format == "channels_first" and layer.use_bias:
         # `keras.ops.add` takes a tensor with one axis for a bias of the last axis if the sizes
         # agree. Which axis such a layer's bias is added to depends on the size of its images.
@@ -59,7 +57,7 @@ class ConvolutionRule(Rule):
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
         layer = call.layer
-        inputs, window = without_causal_padding(layer_input(call), Window.of(layer))
+        inputs, window = without_causal_padding(image_input(call), Window.of(layer))
         cotangent = channels_last(layer, cotangent)
         if layer._kernel.trainable:
             yield (

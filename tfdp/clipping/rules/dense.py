@@ -41,7 +41,7 @@ class DenseRule(Rule):
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
         layer = call.layer
-        left, right = flatten_positions(call.args[0]), flatten_positions(cotangent)
+        left, right = flatten_positions(call.input), flatten_positions(cotangent)
         if layer.lora_enabled:
             batch = BATCH if left.shape.rank == 2 else BATCH + "t"
             yield from lora_gradients(layer, left, batch + "i", "io", right, batch + "o")

@@ -9,7 +9,7 @@ from tfdp.clipping.per_example import Instantiated, OuterProduct, accumulation_d
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
 from tfdp.clipping.rules.convolution import filter_gradients_by_loop, refusal_of_any
 from tfdp.clipping.rules.dense import flatten_positions, sum_over_positions
-from tfdp.clipping.rules.windows import Window, channels_last, layer_input, slices
+from tfdp.clipping.rules.windows import Window, channels_last, image_input, slices
 
 
 @register_rule(keras.layers.DepthwiseConv1D)
@@ -26,7 +26,7 @@ class DepthwiseRule(Rule):
         return refusal_of_any(layer)
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
-        layer, inputs = call.layer, layer_input(call)
+        layer, inputs = call.layer, image_input(call)
         cotangent = channels_last(layer, cotangent)
         yield layer.kernel, depthwise_gradient(inputs, cotangent, Window.of(layer), context)
         if layer.use_bias:
@@ -48,7 +48,7 @@ class SeparableRule(Rule):
         return refusal_of_any(layer)
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
-        layer, inputs = call.layer, layer_input(call)
+        layer, inputs = call.layer, image_input(call)
         cotangent = channels_last(layer, cotangent)
         if layer.pointwise_kernel.trainable:
             between = keras.ops.depthwise_conv(

@@ -30,7 +30,7 @@ class EinsumDenseRule(Rule):
         return None
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
-        layer, inputs = call.layer, call.args[0]
+        layer, inputs = call.layer, call.input
         input_labels, kernel_labels, output_labels = axis_labels(
             layer.equation, inputs.shape.rank, cotangent.shape.rank
         )

@@ -16,7 +16,6 @@ from tfdp.clipping.per_example import (
 )
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
 from tfdp.clipping.rules.dense import flatten_positions
-from tfdp.clipping.rules.per_feature import layer_input
 
 
 class SelectedRows(PerExampleGradient):
@@ -68,10 +67,23 @@ class SelectedRows(PerExampleGradient):
         sums = self._segment_sum(right, tf.cast(ids, tf.int64) + first, batch * self._rows)
         return tf.reshape(sums, [batch, self._rows, right.shape[-1]])
 
+    def joined(self, others: list[PerExampleGradient]) -> PerExampleGradient | None:
+        parts = [self, *others]
+        if not all(type(part) is SelectedRows for part in parts):
+            return None
+        ids = [_with_positions(part.tensors[1], 1) for part in parts]
+        right = [_with_positions(part.tensors[0], 2) for part in parts]
+        ids = [tf.cast(i, tf.int64) for i in ids]
+        return SelectedRows(tf.concat(ids, 1), tf.concat(right, 1), self._rows)
+
     @staticmethod
     def _segment_sum(right: tf.Tensor, segments: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         right = tf.reshape(right, [-1, right.shape[-1]])
         return tf.math.unsorted_segment_sum(right, tf.reshape(segments, [-1]), count)
+
+
+def _with_positions(tensor: tf.Tensor, rank: int) -> tf.Tensor:
+    return tensor[:, None] if tensor.shape.rank == rank else tensor
 
 
 def number_equal_ids(ids: tf.Tensor) -> tf.Tensor:
@@ -98,7 +110,7 @@ def number_equal_ids(ids: tf.Tensor) -> tf.Tensor:
 
 def selected_ids(call: Call) -> tf.Tensor:
     """The rows that a call selects, ``(batch,)`` or ``(batch, positions)``."""
-    ids = layer_input(call)
+    ids = call.input
     if isinstance(ids, (tf.SparseTensor, tf.RaggedTensor)):
         raise ValueError(
             f"Layer '{call.layer.name}' has no per-example gradients for sparse or ragged ids; "
@@ -158,7 +170,7 @@ class ReversibleEmbeddingRule(EmbeddingRule):
             yield from super().gradients(call, cotangent, context)
             return
         dtype = accumulation_dtype(cotangent.dtype)
-        left, right = tf.cast(layer_input(call), dtype), tf.cast(cotangent, dtype)
+        left, right = tf.cast(call.input, dtype), tf.cast(cotangent, dtype)
         if layer.logit_soft_cap is not None:  # The output is that of a tanh.
             right *= 1 - tf.square(tf.cast(call.output, dtype) / layer.logit_soft_cap)
         left, right = flatten_positions(left), flatten_positions(right)

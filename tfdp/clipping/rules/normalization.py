@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from tfdp.clipping.per_example import Instantiated, accumulation_dtype
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
-from tfdp.clipping.rules.per_feature import feature_gradient, layer_input
+from tfdp.clipping.rules.per_feature import feature_gradient
 
 
 def upcast(call: Call) -> tf.Tensor:
     """The layer's input, in the dtype of its arithmetic."""
-    inputs = layer_input(call)
+    inputs = call.input
     return tf.cast(inputs, accumulation_dtype(inputs.dtype))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 import keras
@@ -10,14 +9,6 @@ import tensorflow as tf
 
 from tfdp.clipping.per_example import Instantiated, accumulation_dtype
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
-
-
-def layer_input(call: Call) -> tf.Tensor:
-    """The layer's first argument, given by position or by name."""
-    if call.args:
-        return call.args[0]
-    first, *_ = inspect.signature(call.layer.call).parameters
-    return call.kwargs[first]
 
 
 def sum_to_weight(
@@ -55,6 +46,6 @@ class PReLURule(Rule):
 
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
         dtype = accumulation_dtype(cotangent.dtype)
-        negative = tf.minimum(tf.cast(layer_input(call), dtype), 0)
+        negative = tf.minimum(tf.cast(call.input, dtype), 0)
         product = negative * tf.cast(cotangent, dtype)
         yield call.layer.alpha, feature_gradient(product, call.layer.alpha)

@@ -38,6 +38,10 @@ class PermutedOuterProduct(OuterProduct):
         total = tf.reshape(super().weighted_sum(weights), self._shape)
         return tf.transpose(total, self._permutation)
 
+    def joined(self, others: list[PerExampleGradient]) -> PerExampleGradient | None:
+        del others  # They may be permuted in another way.
+        return None
+
     def materialize(self) -> tf.Tensor:
         gradient = tf.reshape(super().materialize(), [-1, *self._shape])
         return tf.transpose(gradient, [0, *(1 + axis for axis in self._permutation)])

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
 from tfdp.clipping.rules.convolution import kernel_gradient, refusal_of_any
 from tfdp.clipping.rules.dense import sum_over_positions
-from tfdp.clipping.rules.windows import Window, channels_last, layer_input
+from tfdp.clipping.rules.windows import Window, channels_last, image_input
 
 
 @register_rule(keras.layers.Conv1DTranspose)
@@ -30,7 +30,7 @@ class TransposedConvolutionRule(Rule):
     def gradients(self, call: Call, cotangent: tf.Tensor, context: Context):
         layer = call.layer
         cotangent = channels_last(layer, cotangent)
-        inputs = layer_input(call)
+        inputs = image_input(call)
         yield layer.kernel, kernel_gradient(cotangent, inputs, Window.of(layer), context)
         if layer.use_bias:
             yield layer.bias, sum_over_positions(cotangent)

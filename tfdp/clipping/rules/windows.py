@@ -62,10 +62,9 @@ class Window:
         return tuple((k - 1) * r + 1 for k, r in zip(self.size, self.dilation, strict=True))
 
 
-def layer_input(call: Call) -> tf.Tensor:
+def image_input(call: Call) -> tf.Tensor:
     """The input of a recorded convolution, with its channels last."""
-    inputs = call.args[0] if call.args else call.kwargs["inputs"]
-    return channels_last(call.layer, inputs)
+    return channels_last(call.layer, call.input)
 
 
 def channels_last(layer: keras.layers.Layer, tensor: tf.Tensor) -> tf.Tensor:
