@@ -3,8 +3,13 @@
 import os
 import pathlib
 
+import hypothesis
 import keras
 import pytest
+
+# The same shapes in every run: a failure in one is a failure in all.
+hypothesis.settings.register_profile("tfdp", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tfdp")
 
 DATA_DIR_VARIABLE = "TFDP_DATA_DIR"
 
