@@ -6,8 +6,8 @@ Requests and answers are lines of JSON on the standard input and output. A reque
 * `"describe"` checks the model and answers the versions;
 * `"measure"` runs up to `count` units within `seconds`, and at least one, after a warm-up the first
   time, and answers `{"seconds": [...]}`;
-* `"profile"` answers the time of the first unit and by how much it and two more raised the memory
-  that this process holds, at its height: for a process that has run nothing else.
+* `"profile"` answers the time of the first unit and by how much it, and up to two more, raised the
+  memory that this process holds, at its height: for a process that has run nothing else.
 
 An exception is answered as `{"error": "..."}`.
 """
@@ -35,6 +35,7 @@ _CASE = flags.DEFINE_enum("case", None, list(cases.CASES), "The workload.", requ
 
 Unit = Callable[[], object]
 WARM_UP = 2
+PROFILE_SECONDS = 10.0
 
 
 def resident_mib() -> float:
@@ -110,9 +111,10 @@ class Worker:
         gc.collect()
         before = resident_mib()
         with HighWater() as high_water:
-            first = timed(run)
-            run()
-            run()
+            spent = first = timed(run)
+            for _ in range(WARM_UP):
+                if spent < PROFILE_SECONDS:
+                    spent += timed(run)
         return {"first_seconds": first, "peak_mib": high_water.mib - before}
 
 
