@@ -17,13 +17,6 @@ from tfdp.model_checks import check_model, has_layer_graph
 from tfdp.noise import GaussianNoise
 from tfdp.optimizers import DPOptimizerMixin
 
-#: Examples held in memory at a time unless the user says otherwise. Longer batches are not
-#: faster on a CPU.
-MAX_PHYSICAL_BATCH_SIZE = 64
-#: ... and fewer if their gradients, should they all be instantiated, take more floats than this
-#: (1 GiB).
-MAX_INSTANTIATED_WEIGHTS = 2**28
-
 
 @dataclasses.dataclass(frozen=True)
 class Mechanism:
@@ -67,8 +60,8 @@ def make_private(
     Args:
         model: A functional, sequential or subclassed `keras.Model`. It need not be built.
         physical_batch_size: Examples held in memory at a time. It changes cost alone: a batch of
-            any size is summed from physical ones and noised once. Defaults to ``None``: 64, or
-            fewer for a model so large that 64 gradients would not fit in 1 GiB.
+            any size is summed from physical ones and noised once. Defaults to ``None``: 64 to 256
+            by what an example of the model holds, or fewer where 64 would need over 1 GiB.
         clipping: ``"auto"`` takes the cheapest exact way for each layer; ``"vectorized"``
             differentiates the whole model example by example with `tf.vectorized_map`: for any
             model, slow. Defaults to ``"auto"``.
@@ -152,6 +145,10 @@ class PrivateModel(keras.Model):
         self._steps_run = tf.Variable(0, dtype=tf.int64, trainable=False, name="steps_run")
         self._nonfinite_examples = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._steps_charged = 0
+        # Not a constant, because what an example holds is known only when the step is traced.
+        self._physical_size = tf.Variable(
+            physical_batch_size or sampling.SMALLEST, dtype=tf.int32, trainable=False
+        )
 
     # The model around the model.
 
@@ -458,6 +455,10 @@ class PrivateModel(keras.Model):
             sums = self._sum_clipped_examples((x, y, sample_weight))
         else:
             sums = self._sum_clipped_groups((x, y, sample_weight), mechanism)
+        if self.physical_batch_size is None and not self._compile_physical_step:
+            with tf.init_scope():
+                floats = self._engine.floats_per_example
+                self._physical_size.assign(sampling.choose_physical_batch_size(floats))
         optimizer = self.optimizer
         noisy = self._noise.add(sums, optimizer.noise_stddev)
         gradients = [total / mechanism.denominator for total in noisy]
@@ -594,18 +595,8 @@ class PrivateModel(keras.Model):
             plan = clipping.make_plan(self.model)
             engine = clipping.RecordingEngine(self.model, clipper, plan, context)
         if self._compile_physical_step:
-            engine = clipping.CompiledEngine(engine, self._physical_size)
+            engine = clipping.CompiledEngine(engine, self.physical_batch_size or sampling.SMALLEST)
         return engine
-
-    @property
-    def _physical_size(self) -> int:
-        if self.physical_batch_size is not None:
-            return self.physical_batch_size
-        weights = sum(math.prod(v.shape) for v in self.trainable_variables)
-        size = MAX_PHYSICAL_BATCH_SIZE
-        while size > 1 and size * weights > MAX_INSTANTIATED_WEIGHTS:
-            size //= 2
-        return size
 
     def _update_metrics(self, part: tuple, clipped: clipping.ClippedGradients) -> None:
         x, y, sample_weight = part

@@ -29,6 +29,10 @@ class CompiledEngine:
     def reports(self) -> list:
         return self._engine.reports
 
+    @property
+    def floats_per_example(self) -> int:
+        return self._engine.floats_per_example
+
     def __call__(
         self, x: Any, y: Any, sample_weight: Any, loss_fn: PerExampleLossFn
     ) -> ClippedGradients:

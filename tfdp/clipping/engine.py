@@ -90,6 +90,8 @@ class Engine(abc.ABC):
         self._model = model
         self._clipper = clipper
         self.reports: list[LayerReport] = []
+        #: Numbers held for one example, as far as they are known; set when traced.
+        self.floats_per_example = 0
 
     def __call__(
         self,
@@ -195,6 +197,7 @@ class RecordingEngine(Engine):
         cotangents = tape.gradient(total, [call.output for call in recorder.calls])
         uses: dict[int, list[PerExampleGradient]] = {}
         self.reports = []
+        held = [_floats(part) for call in recorder.calls for part in (call.args, call.output)]
         for call, cotangent in zip(recorder.calls, cotangents, strict=True):
             cotangent = keras.tree.map_structure(self._unscaled, cotangent)
             if all(part is None for part in keras.tree.flatten(cotangent)):
@@ -208,6 +211,7 @@ class RecordingEngine(Engine):
             _one_gradient(uses.get(id(variable), []))
             for variable in self._model.trainable_variables
         ]
+        self.floats_per_example = sum(held) + sum(r.floats_per_example for r in self.reports)
         return gradients, losses, y_pred
 
     def _unscaled(self, cotangent: Any) -> tf.Tensor | None:
@@ -280,6 +284,15 @@ def _drop_examples(finite: tf.Tensor, gradients: Sequence[PerExampleGradient | N
 def _zero_rows_unless(keep: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
     mask = tf.reshape(keep, [-1] + [1] * (tensor.shape.rank - 1))
     return tf.where(mask, tensor, tf.zeros_like(tensor))
+
+
+def _floats(tensors: Any) -> int:
+    """Numbers to one example in nested tensors, where the sizes of axes are known."""
+    return sum(
+        math.prod(size or 1 for size in tensor.shape[1:])
+        for tensor in keras.tree.flatten(tensors)
+        if isinstance(tensor, tf.Tensor)
+    )
 
 
 def _report(

@@ -37,6 +37,7 @@ class VectorizedEngine(Engine):
             )
             for variable in model.trainable_variables
         ]
+        self.floats_per_example = sum(report.floats_per_example for report in self.reports)
 
     def _differentiate(self, x, y, sample_weight, loss_fn):
         variables = self._model.trainable_variables

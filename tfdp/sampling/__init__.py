@@ -6,13 +6,20 @@ from tfdp.sampling.arrays import (
     split_arrays,
     with_class_weight,
 )
-from tfdp.sampling.physical import batch_length, sum_over_physical_batches
+from tfdp.sampling.physical import (
+    SMALLEST,
+    batch_length,
+    choose_physical_batch_size,
+    sum_over_physical_batches,
+)
 from tfdp.sampling.poisson import PoissonDataset, poisson_indices
 
 __all__ = [
     "PoissonDataset",
+    "SMALLEST",
     "batch_length",
     "check_arrays",
+    "choose_physical_batch_size",
     "poisson_indices",
     "refuse_beside_dataset",
     "split_arrays",

@@ -15,9 +15,34 @@ def batch_length(data: Any) -> tf.Tensor:
     return tf.shape(tensors[0])[0]
 
 
+#: A physical batch has at least `SMALLEST` examples unless they hold more than `MOST_FLOATS`
+#: (1 GiB), and more, up to `LARGEST`, while they hold less than `FEW_FLOATS` (128 MiB): small
+#: batches pay for starting each operation, large ones fall out of the processor's caches.
+SMALLEST, LARGEST = 64, 256
+FEW_FLOATS, MOST_FLOATS = 2**25, 2**28
+
+
+def choose_physical_batch_size(floats_per_example: int) -> int:
+    """A physical batch size, a power of two, for examples that hold so many numbers each.
+
+    Args:
+        floats_per_example: Activations and gradients that are held for one example.
+
+    Example:
+        >>> choose_physical_batch_size(30_000), choose_physical_batch_size(400_000)
+        (256, 64)
+    """
+    size = LARGEST
+    while size > SMALLEST and size * floats_per_example > FEW_FLOATS:
+        size //= 2
+    while size > 1 and size * floats_per_example > MOST_FLOATS:
+        size //= 2
+    return size
+
+
 def sum_over_physical_batches(
     data: Any,
-    physical_batch_size: int,
+    physical_batch_size: int | tf.Tensor,
     step: Callable[[Any], Sequence[tf.Tensor]],
     zeros: Sequence[tf.Tensor],
 ) -> list[tf.Tensor]:

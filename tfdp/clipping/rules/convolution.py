@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -11,6 +13,7 @@ from tfdp.clipping.per_example import (
     PerExampleGradient,
     accumulation_dtype,
     gram_is_cheaper,
+    scale_rows,
 )
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
 from tfdp.clipping.rules.dense import flatten_positions, sum_over_positions
@@ -19,6 +22,7 @@ from tfdp.clipping.rules.windows import (
     Window,
     channels_last,
     image_input,
+    padded_with_indices,
     patches,
     with_two_axes,
     without_causal_padding,
@@ -76,8 +80,10 @@ def kernel_gradient(
     """Per-example gradients of a convolution's kernel, ``(*size, channels / groups, filters)``.
 
     A convolution is a dense layer on patches, so these are outer products of patches and output
-    gradients. Early layers have many positions and small kernels: on a CPU one filter gradient an
-    example, made without patches, is faster there.
+    gradients. Patches are as many times larger than the inputs as a kernel has offsets, and where
+    the ordinary filter gradient can be used they need not be made: early layers, with many
+    positions and small kernels, take one filter gradient an example (`filter_gradients_by_loop`);
+    late ones a norm from Gram matrices and one filter gradient (`InputGram`).
 
     Args:
         inputs: Shape ``(batch, *axes, channels)``.
@@ -88,26 +94,98 @@ def kernel_gradient(
     """
     dtype = accumulation_dtype(cotangent.dtype)
     inputs, cotangent = tf.cast(inputs, dtype), tf.cast(cotangent, dtype)
-    if loop_is_faster(inputs, cotangent, window, context, groups):
+    flat = flatten_positions(cotangent)
+    features, filters = window.offsets * inputs.shape[-1] // groups, cotangent.shape[-1] // groups
+    late = gram_is_cheaper(flat.shape[1], features, filters)
+    # Grouped, dilated and three-dimensional filter gradients are slow on a CPU or missing.
+    plain = groups == 1 and not window.dilated and len(window.size) <= 2
+    if plain and late and None not in inputs.shape[1:]:
+        return InputGram(inputs, cotangent, window)
+    if plain and not late and context.loop:
         gradient = filter_gradients_by_loop(inputs, cotangent, window)
-        positions = flatten_positions(cotangent).shape[1]
-        return Instantiated(gradient, method="example loop", positions=positions)
-    left, right = flatten_positions(patches(inputs, window)), flatten_positions(cotangent)
+        return Instantiated(gradient, method="example loop", positions=flat.shape[1])
+    seen = flatten_positions(patches(inputs, window))
     if groups == 1:
-        return OuterProduct(left, right)
-    return GroupedOuterProduct(by_group(left, groups, window.offsets), by_group(right, groups))
+        return OuterProduct(seen, flat)
+    return GroupedOuterProduct(by_group(seen, groups, window.offsets), by_group(flat, groups))
 
 
-def loop_is_faster(
-    inputs: tf.Tensor, cotangent: tf.Tensor, window: Window, context: Context, groups: int
-) -> bool:
-    """Whether one filter gradient an example beats patches."""
-    if not context.loop or len(window.size) > 2 or groups > 1:
-        return False  # In three dimensions the filter gradient of one example is slow.
-    if window.dilated:
-        return False  # A CPU has no filter gradient for these.
-    features, filters = window.offsets * inputs.shape[-1], cotangent.shape[-1]
-    return not gram_is_cheaper(flatten_positions(cotangent).shape[1], features, filters)
+class InputGram(PerExampleGradient):
+    """Kernel gradients whose norm comes from Gram matrices, without patches.
+
+    With patches ``P`` and output gradients ``D`` the squared norm is the sum over pairs of
+    positions ``(t, s)`` of ``(P P^T)_ts (D D^T)_ts``. A patch is made of inputs, so ``P P^T`` is
+    the Gram matrix of all inputs, shifted to each kernel offset and added up: that is less
+    arithmetic than the Gram matrix of patches, by about the number of offsets.
+
+    Args:
+        inputs: Shape ``(batch, *axes, channels)`` with one or two axes of known length.
+        cotangent: Gradient of the output, ``(batch, *positions, filters)``.
+        window: The window, neither dilated nor with causal padding.
+    """
+
+    def __init__(self, inputs: tf.Tensor, cotangent: tf.Tensor, window: Window):
+        super().__init__(inputs, cotangent)
+        self._window = window
+        self.positions = math.prod(cotangent.shape[1:-1])
+        self.method = "gram"
+        self.floats_per_example = math.prod(inputs.shape[1:-1]) ** 2 + 2 * self.positions**2
+
+    def squared_norm(self) -> tf.Tensor:
+        inputs, cotangent = self.tensors
+        padded, indices = padded_with_indices(inputs, self._window)
+        of_inputs = _gram(padded)
+        of_patches = tf.add_n([of_inputs[(slice(None), *index, *index)] for index in indices])
+        product = of_patches * _gram(cotangent)
+        # The sum is a squared norm; rounding may leave it a hair below zero.
+        return tf.nn.relu(tf.reduce_sum(product, axis=range(1, product.shape.rank)))
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+        inputs, cotangent = self.tensors
+        scaled = scale_rows(cotangent, tf.cast(weights, cotangent.dtype))
+        return filter_gradient(*with_two_axes(self._window, inputs, scaled))
+
+    def materialize(self) -> tf.Tensor:
+        inputs, cotangent = self.tensors
+        seen = flatten_positions(patches(inputs, self._window))
+        return tf.matmul(seen, flatten_positions(cotangent), transpose_a=True)
+
+
+def _gram(tensor: tf.Tensor) -> tf.Tensor:
+    """Inner products of all positions, ``(batch, *axes, *axes)``."""
+    axes = tensor.shape[1:-1]
+    flat = tf.reshape(tensor, [-1, math.prod(axes), tensor.shape[-1]])
+    return tf.reshape(tf.matmul(flat, flat, transpose_b=True), [-1, *axes, *axes])
+
+
+def filter_gradient(
+    window: Window, tensors: tuple[tf.Tensor, tf.Tensor], depthwise_multiplier: int = 0
+) -> tf.Tensor:
+    """The ordinary gradient of a kernel, summed over the batch.
+
+    Args:
+        window: The window, with two axes and not dilated.
+        tensors: Inputs and output gradients.
+        depthwise_multiplier: For depthwise convolution, its filters for each channel.
+    """
+    inputs, cotangent = tensors
+    if depthwise_multiplier:
+        backprop = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter
+        filters = depthwise_multiplier
+    else:
+        backprop = tf.raw_ops.Conv2DBackpropFilter
+        filters = cotangent.shape[-1]
+    return backprop(
+        input=inputs,
+        filter_sizes=(*window.size, inputs.shape[-1], filters),
+        out_backprop=cotangent,
+        strides=[1, *window.strides, 1],
+        padding=window.padding,
+    )
+
+
+#: Examples to one turn of the loop below: a turn costs as much as a small filter gradient.
+EXAMPLES_PER_TURN = 8
 
 
 def filter_gradients_by_loop(
@@ -121,29 +199,29 @@ def filter_gradients_by_loop(
         window: The window, not dilated.
         depthwise_multiplier: For depthwise convolution, its filters for each channel.
     """
-    window, (inputs, cotangent) = with_two_axes(window, inputs, cotangent)
-    if depthwise_multiplier:
-        backprop = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter
-        filters = depthwise_multiplier
-    else:
-        backprop = tf.raw_ops.Conv2DBackpropFilter
-        filters = cotangent.shape[-1]
+    window, tensors = with_two_axes(window, inputs, cotangent)
+    filters = depthwise_multiplier or cotangent.shape[-1]
     shape = (*window.size, inputs.shape[-1], filters)
     batch = tf.shape(inputs)[0]
     gradients = tf.TensorArray(inputs.dtype, size=batch, element_shape=shape)
 
-    def example(i, gradients):
-        gradient = backprop(
-            input=inputs[i : i + 1],
-            filter_sizes=shape,
-            out_backprop=cotangent[i : i + 1],
-            strides=[1, *window.strides, 1],
-            padding=window.padding,
-        )
-        return i + 1, gradients.write(i, gradient)
+    def turn(i, gradients, count):
+        examples = zip(*(_split(tensor[i : i + count], count) for tensor in tensors), strict=True)
+        for k, example in enumerate(examples):
+            gradient = filter_gradient(window, example, depthwise_multiplier)
+            gradients = gradients.write(i + k, gradient)
+        return i + count, gradients
 
-    _, gradients = tf.while_loop(lambda i, _: i < batch, example, (0, gradients))
+    many = EXAMPLES_PER_TURN
+    i, gradients = tf.while_loop(
+        lambda i, _: i + many <= batch, lambda i, g: turn(i, g, many), (0, gradients)
+    )
+    _, gradients = tf.while_loop(lambda i, _: i < batch, lambda i, g: turn(i, g, 1), (i, gradients))
     return gradients.stack()
+
+
+def _split(tensor: tf.Tensor, count: int) -> list[tf.Tensor]:
+    return tf.split(tf.ensure_shape(tensor, [count, *tensor.shape[1:]]), count)
 
 
 def lora_gradients(

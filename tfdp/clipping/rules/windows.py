@@ -93,15 +93,18 @@ def with_two_axes(window: Window, *tensors: tf.Tensor) -> tuple[Window, tuple[tf
     return window, tuple(tensor[:, None] for tensor in tensors)
 
 
-def slices(inputs: tf.Tensor, window: Window) -> Iterator[tf.Tensor]:
-    """For each kernel offset, in the kernel's order, the inputs that it meets.
+def padded_with_indices(
+    inputs: tf.Tensor, window: Window
+) -> tuple[tf.Tensor, list[tuple[slice, ...]]]:
+    """The padded inputs and, for each kernel offset in order, the indices of what it meets.
 
     Args:
         inputs: Shape ``(batch, *axes, channels)``.
         window: The window, without causal padding.
 
-    Yields:
-        Tensors of shape ``(batch, *positions, channels)``.
+    Returns:
+        Inputs with the padding that the window asks for, and a tuple of slices of their axes for
+        each offset.
     """
     paddings, counts = [], []
     for axis, (span, stride) in enumerate(zip(window.spans, window.strides, strict=True), start=1):
@@ -117,16 +120,32 @@ def slices(inputs: tf.Tensor, window: Window) -> Iterator[tf.Tensor]:
             count = (length - span) // stride + 1
             paddings.append([0, 0])
         counts.append(count)
-    padded = inputs
     if window.padding == "SAME":
-        padded = tf.pad(inputs, [[0, 0], *paddings, [0, 0]])
+        inputs = tf.pad(inputs, [[0, 0], *paddings, [0, 0]])
+    indices = []
     for offset in itertools.product(*map(range, window.size)):
-        index = [
-            slice(o * rate, o * rate + (count - 1) * stride + 1, stride)
-            for o, rate, stride, count in zip(
-                offset, window.dilation, window.strides, counts, strict=True
+        starts = [o * rate for o, rate in zip(offset, window.dilation, strict=True)]
+        indices.append(
+            tuple(
+                slice(start, start + (count - 1) * stride + 1, stride)
+                for start, stride, count in zip(starts, window.strides, counts, strict=True)
             )
-        ]
+        )
+    return inputs, indices
+
+
+def slices(inputs: tf.Tensor, window: Window) -> Iterator[tf.Tensor]:
+    """For each kernel offset, in the kernel's order, the inputs that it meets.
+
+    Args:
+        inputs: Shape ``(batch, *axes, channels)``.
+        window: The window, without causal padding.
+
+    Yields:
+        Tensors of shape ``(batch, *positions, channels)``.
+    """
+    padded, indices = padded_with_indices(inputs, window)
+    for index in indices:
         yield padded[(slice(None), *index)]
 
 
