@@ -333,6 +333,37 @@ def test_train_step_in_a_loop_of_ones_own():
     assert private.ledger.releases[-1].count == 3
 
 
+def test_steps_of_ones_own_after_fit_are_not_charged_as_poisson_samples():
+    x, y = batch((6,), 20)
+    private = tfdp.make_private(mlp(), expected_batch_size=5)
+    private.compile(SGD(0.5, 1.0), loss=LOSS)
+    step = tf.function(private.train_step)
+    data = (tf.constant(x[:5]), tf.constant(y[:5]))
+    private.fit(x, y, batch_size=5, verbose=0)
+    step(data)
+    private.fit(x, y, batch_size=5, verbose=0)
+    step(data)  # Traced before, and run after another mechanism.
+    full, sampled = (tfdp.accounting.dp_sgd_event(1.0, q) for q in (1.0, 0.25))
+    releases = [(release.event, release.count) for release in private.ledger.releases]
+    assert releases == [(sampled, 4), (full, 1), (sampled, 4), (full, 1)]
+
+
+def test_a_second_fit_of_the_same_kind_is_not_traced_again():
+    traces = []
+
+    def loss(y_true, y_pred):
+        traces.append(1)
+        return tf.reduce_mean(tf.square(y_pred), axis=-1)
+
+    x, y = batch((6,), 20)
+    private = tfdp.make_private(mlp())
+    private.compile(SGD(0.5, 1.0), loss=loss)
+    private.fit(x, y, batch_size=5, verbose=0)
+    count = len(traces)
+    private.fit(x, y, batch_size=5, verbose=0)
+    assert len(traces) == count
+
+
 def test_the_released_model_is_plain(tmp_path):
     model = mlp()
     private = tfdp.make_private(model)
@@ -576,6 +607,8 @@ def test_models_that_cannot_be_private_are_refused_with_the_remedy():
     with pytest.raises(ValueError, match="'norm' .BatchNormalization.*replace_batch_norm"):
         tfdp.make_private(normalized)
     tfdp.make_private(tfdp.replace_batch_normalization(normalized))
+    normalized.layers[0].trainable = False  # Its moving statistics mix no examples.
+    tfdp.make_private(normalized)
     penalized = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(2, activity_regularizer="l2", name="busy")]
     )

@@ -31,7 +31,8 @@ def check_model(model: keras.Model) -> None:
                 f"Received: model={model.name!r}"
             )
     for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
+        # A frozen one uses its moving statistics: each example is by itself.
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             raise ValueError(
                 f"Layer '{layer.name}' (BatchNormalization) makes one example's output depend on "
                 "the others, so that no bound on one example's gradient protects it. Replace it: "

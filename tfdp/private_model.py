@@ -44,6 +44,33 @@ class Mechanism:
         return self.num_groups or self.expected_batch_size
 
 
+class _Segment:
+    """Steps of one mechanism: counted where they run, charged where the ledger is asked.
+
+    The counter belongs to the mechanism that a step was traced for, so that no step can be
+    charged as another one, whichever of several compiled functions runs it.
+    """
+
+    def __init__(self, mechanism: Mechanism):
+        self.mechanism = mechanism
+        with tf.init_scope():
+            self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._charged = 0
+
+    def charge(self, ledger: accounting.PrivacyLedger) -> None:
+        """Charges the steps that have run since the last time."""
+        with tf.init_scope():  # Also when a caller's own loop is being traced.
+            steps = int(self.steps.numpy())
+        if steps > self._charged:
+            ledger.charge(
+                self.mechanism.event,
+                steps - self._charged,
+                description="DP-SGD training",
+                details=self.mechanism.details,
+            )
+            self._charged = steps
+
+
 def make_private(
     model: keras.Model,
     *,
@@ -122,7 +149,8 @@ class PrivateModel(keras.Model):
         **kwargs,
     ):
         check_model(model)
-        super().__init__(name=name or f"private_{model.name}", **kwargs)
+        # The wrapped model casts its inputs by its own policy.
+        super().__init__(name=name or f"private_{model.name}", autocast=False, **kwargs)
         if physical_batch_size is not None:
             physical_batch_size = _validate.integer(
                 "physical_batch_size", physical_batch_size, minimum=1
@@ -140,11 +168,11 @@ class PrivateModel(keras.Model):
         self._noise: GaussianNoise | None = None
         self._engine = None
         self._ledger = accounting.PrivacyLedger()
-        # No weights of the model: undoing weights (`EarlyStopping`, `set_weights`) must not undo
-        # what was spent. Saved files carry the ledger instead.
-        self._steps_run = tf.Variable(0, dtype=tf.int64, trainable=False, name="steps_run")
+        # Counters are no weights of the model: undoing weights (`EarlyStopping`, `set_weights`)
+        # must not undo what was spent. Saved files carry the ledger instead.
+        self._segments: list[_Segment] = []
+        self._traced_for: Mechanism | None = None
         self._nonfinite_examples = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._steps_charged = 0
         # Not a constant, because what an example holds is known only when the step is traced.
         self._physical_size = tf.Variable(
             physical_batch_size or sampling.SMALLEST, dtype=tf.int32, trainable=False
@@ -185,6 +213,7 @@ class PrivateModel(keras.Model):
         config = super().get_compile_config()
         if config:
             config["jit_compile"] = self._compile_physical_step
+            config["gradient_norm_metrics"] = bool(self._norm_metrics)
         return config
 
     def compile_from_config(self, config: dict) -> None:
@@ -206,16 +235,8 @@ class PrivateModel(keras.Model):
     @property
     def ledger(self) -> accounting.PrivacyLedger:
         """The `tfdp.accounting.PrivacyLedger` of everything released by training so far."""
-        with tf.init_scope():  # Also when a caller's own loop is being traced.
-            steps = int(self._steps_run.numpy())
-        if steps > self._steps_charged:
-            self._ledger.charge(
-                self._mechanism.event,
-                steps - self._steps_charged,
-                description="DP-SGD training",
-                details=self._mechanism.details,
-            )
-            self._steps_charged = steps
+        for segment in self._segments:
+            segment.charge(self._ledger)
         return self._ledger
 
     @property
@@ -404,19 +425,22 @@ class PrivateModel(keras.Model):
             )
         self._set_mechanism(self._poisson_mechanism(dataset))
         nonfinite = int(self._nonfinite_examples.numpy())
-        history = super().fit(
-            dataset.as_tf_dataset(),
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=callbacks,
-            validation_data=validation_data,
-            shuffle=False,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch or dataset.steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_batch_size=validation_batch_size or dataset.expected_batch_size,
-            validation_freq=validation_freq,
-        )
+        try:
+            history = super().fit(
+                dataset.as_tf_dataset(),
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_data=validation_data,
+                shuffle=False,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch or dataset.steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size or dataset.expected_batch_size,
+                validation_freq=validation_freq,
+            )
+        finally:
+            self._set_mechanism(None)  # Batches from elsewhere are no Poisson samples.
         nonfinite = int(self._nonfinite_examples.numpy()) - nonfinite
         if nonfinite:
             warnings.warn(
@@ -450,7 +474,7 @@ class PrivateModel(keras.Model):
         self._symbolic_build(data_batch=(x, y, sample_weight))
         if self._engine is None:
             self._engine = self._make_engine()
-        self._steps_run.assign_add(1)
+        self._segment_of(mechanism).steps.assign_add(1)
         if mechanism.num_groups is None:
             sums = self._sum_clipped_examples((x, y, sample_weight))
         else:
@@ -510,12 +534,19 @@ class PrivateModel(keras.Model):
         return self._mechanism
 
     def _set_mechanism(self, mechanism: Mechanism | None) -> None:
-        """Closes the books on the steps so far and compiles the next ones anew if they differ."""
-        if mechanism == self._mechanism:
-            return
-        self._ledger = self.ledger
+        """Sets what a step is from now on; steps are compiled anew if it is something else."""
+        self._ledger = self.ledger  # In the order in which they ran.
         self._mechanism = mechanism
-        self.train_function = None
+        if mechanism is not None and mechanism != self._traced_for:
+            self._traced_for = mechanism
+            self.train_function = None
+
+    def _segment_of(self, mechanism: Mechanism) -> _Segment:
+        for segment in self._segments:
+            if segment.mechanism == mechanism:
+                return segment
+        self._segments.append(_Segment(mechanism))
+        return self._segments[-1]
 
     def _poisson_mechanism(self, dataset: sampling.PoissonDataset) -> Mechanism:
         if dataset.seed is not None:
@@ -609,10 +640,10 @@ class PrivateModel(keras.Model):
         self._nonfinite_examples.assign_add(
             tf.reduce_sum(tf.cast(tf.logical_not(clipped.finite), tf.int64))
         )
-        for metric, values in zip(
-            self._norm_metrics, (clipped.clipped, _median(clipped.norms)), strict=False
-        ):
-            metric.update_state(values)
+        if self._norm_metrics:
+            fraction, median = self._norm_metrics
+            fraction.update_state(clipped.clipped)
+            median.update_state(_median(clipped.norms))
         if self._compile_loss.metrics:  # Losses of single outputs, which Keras shows.
             self._compile_loss(y, clipped.y_pred, sample_weight)
         self.compute_metrics(x, y, clipped.y_pred, sample_weight=sample_weight)

@@ -317,3 +317,43 @@ def test_layers_that_are_used_again_do_not_instantiate_large_gradients():
     table_gradient, kernel_gradient = gradients[0], gradients[1]
     assert table_gradient.method == "sort ids" and table_gradient.positions == 7
     assert kernel_gradient.method == "gram" and kernel_gradient.positions == 14
+
+
+class Inside(keras.layers.Layer):
+    """Calls a layer where a recorder cannot follow, or uses its weights without it."""
+
+    def __init__(self, how, **kwargs):
+        super().__init__(**kwargs)
+        self.how = how
+        self.dense = keras.layers.Dense(4, name="hidden")
+        self.compiled = tf.function(self.dense)
+
+    def call(self, inputs):
+        if self.how == "function":
+            return self.compiled(inputs)
+        if self.how == "condition":
+            return tf.cond(
+                tf.size(inputs) > 0, lambda: self.dense(inputs), lambda: tf.zeros_like(inputs)
+            )
+        return tf.matmul(self.dense(inputs), self.dense.kernel)
+
+
+@pytest.mark.parametrize("how", ["function", "condition", "weights"])
+def test_what_a_recorder_cannot_see_is_refused_by_name(how):
+    layer = Inside(how)
+    layer.dense.build((None, 4))
+    model = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(3)])
+    x, y = batch((4,), 5)
+    with pytest.raises(ValueError, match="hidden.*vectorized"):
+        run(engine_for(model, 0.1), x, y)
+    if how != "condition":  # vectorized_map cannot take this one either.
+        per_example = reference.gradients(model, LOSS, x, y)
+        sums, *_ = run(engine_for(model, 0.1, "vectorized"), x, y)
+        reference.assert_close(sums, reference.clipped_sum(per_example, 0.1))
+
+
+def test_rematerialized_layers_are_refused_by_name():
+    with keras.RematScope("full"):
+        layer = keras.layers.Dense(3, name="again")
+    with pytest.raises(ValueError, match="'again'.*remat"):
+        clipping.make_plan(keras.Sequential([keras.Input((4,)), layer])).check()

@@ -19,10 +19,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdp.clipping.batch_axis import check_batch_axis
 from tfdp.clipping.bounds import Clipper
 from tfdp.clipping.per_example import PerExampleGradient, Summed, sum_of_squares
 from tfdp.clipping.plan import Plan, check_no_added_losses
+from tfdp.clipping.probe import check_recording
 from tfdp.clipping.recorder import Recorder
 from tfdp.clipping.registry import Context
 
@@ -186,7 +186,7 @@ class RecordingEngine(Engine):
 
     def _differentiate(self, x, y, sample_weight, loss_fn):
         if not self._checked:  # Once, when traced.
-            check_batch_axis(self._model, self._plan, x)
+            check_recording(self._model, self._plan, x)
             self._checked = True
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with Recorder(self._plan.rules, tape) as recorder:

@@ -57,6 +57,9 @@ def make_plan(model: keras.Model) -> Plan:
         if id(layer) in seen or not layer.trainable_variables:
             return
         seen.add(id(layer))
+        if getattr(layer, "_remat_mode", None):
+            refusals.append(f"{describe(layer)}: it is computed again in the backward pass (remat)")
+            return
         inner = list(layer._flatten_layers(include_self=False, recursive=False))
         own = variables_outside(layer, inner)
         rule = find_rule(layer)

@@ -7,6 +7,7 @@ that replicas of a distribution strategy, each traced in a thread of its own, do
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Mapping
@@ -33,14 +34,23 @@ class Recorder:
     Args:
         rules: The rule of each layer to record, keyed by layer.
         tape: The gradient tape on which outputs are watched.
+        pause: Whether the tape is paused inside recorded layers, so that it sees only what is
+            read outside of them. Defaults to ``False``.
 
     Attributes:
         calls: The `Call`s so far, in order.
     """
 
-    def __init__(self, rules: Mapping[keras.layers.Layer, Rule], tape: tf.GradientTape):
+    def __init__(
+        self,
+        rules: Mapping[keras.layers.Layer, Rule],
+        tape: tf.GradientTape,
+        pause: bool = False,
+    ):
         self._rules = {id(layer): (layer, rule) for layer, rule in rules.items()}
         self._tape = tape
+        self._pause = pause
+        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         self._pending: list[list[tf.Tensor]] = []
         self.calls: list[Call] = []
 
@@ -63,9 +73,11 @@ class Recorder:
     def run(self, layer: keras.layers.Layer, call, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Runs the layer's own ``call`` and records it."""
         pre_activations: list[tf.Tensor] = []
+        pause = self._pause and not self._pending
         self._pending.append(pre_activations)
         try:
-            output = call(*args, **kwargs)
+            with self._tape.stop_recording() if pause else contextlib.nullcontext():
+                output = call(*args, **kwargs)
         finally:
             self._pending.pop()
         if pre_activations:
@@ -74,6 +86,15 @@ class Recorder:
             # A fresh tensor, so that a layer that returns its input is not taken for that input.
             output = keras.tree.map_structure(_watched_copy(self._tape), output)
             recorded = output
+        for tensor in keras.tree.flatten(recorded):
+            if isinstance(tensor, tf.Tensor) and getattr(tensor, "graph", None) is not self._graph:
+                raise ValueError(
+                    f"Layer '{layer.name}' ({type(layer).__name__}) was called inside a "
+                    "tf.function, loop or condition of another layer, where it cannot be "
+                    "recorded. Register a rule for that other layer with "
+                    "`@tfdp.clipping.register_rule`, or use "
+                    '`tfdp.make_private(model, clipping="vectorized")`.'
+                )
         self.calls.append(Call(layer, args, kwargs, recorded))
         return output
 

@@ -1,4 +1,4 @@
-"""Checks that what is recorded of a layer has the examples as its first axis."""
+"""Checks, on a forward pass that is traced and never run, that recording sees all there is."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ PROBE_BATCH_SIZE = 100_003
 PROBE_LENGTH = 7
 
 
-def check_batch_axis(model: keras.Model, plan: Plan, x: Any) -> None:
-    """Refuses layers whose output's first axis is not the batch.
+def check_recording(model: keras.Model, plan: Plan, x: Any) -> None:
+    """Refuses models of which recorded layers do not tell every example's gradient.
 
-    A table of positions, for instance, is often looked up once for all examples; row i of the
-    gradient with respect to that output is then no gradient of example i. The model is traced,
-    not run, on a batch of a size that cannot be mistaken.
+    * A layer's output may not have the examples as its first axis. A table of positions, for
+      instance, is often looked up once for all examples; row i of the gradient with respect to
+      that output is then no gradient of example i. The model is traced on a batch of a size that
+      cannot be mistaken.
+    * Weights may be read outside of the layer that owns them: an output tied to an embedding.
 
     Args:
         model: A built model.
@@ -31,21 +33,31 @@ def check_batch_axis(model: keras.Model, plan: Plan, x: Any) -> None:
         x: Inputs: tensors, of which the shapes matter.
 
     Raises:
-        ValueError: If there is such a layer; the message names it and the remedy.
+        ValueError: If there is such a layer or weight; the message names it and the remedy.
     """
     specs = keras.tree.map_structure(_probe_spec, x)
     calls: list[Call] = []
+    outside: list[keras.Variable] = []
 
     def forward(inputs):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            with Recorder(plan.rules, tape) as recorder:
+        with tf.GradientTape() as tape:
+            with Recorder(plan.rules, tape, pause=True) as recorder:
                 model(inputs, training=True)
         calls.extend(recorder.calls)
+        read = {id(variable) for variable in tape.watched_variables()}
+        outside.extend(v for v in model.trainable_variables if id(v.value) in read)
 
-    with tf.init_scope():
-        tf.function(forward, autograph=False).get_concrete_function(specs)
+    # Not under tf.init_scope, which stops tapes, also new ones.
+    tf.function(forward, autograph=False).get_concrete_function(specs)
     for call in calls:
         _check(call)
+    if outside:
+        raise ValueError(
+            "Weights are used outside of a call of the layer that owns them, where it cannot be "
+            f"recorded: {', '.join(v.path for v in outside)}. Use them through their layer "
+            "(keras.layers.ReversibleEmbedding ties inputs and outputs), or use "
+            '`tfdp.make_private(model, clipping="vectorized")`.'
+        )
 
 
 def _check(call: Call) -> None:
