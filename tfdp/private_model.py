@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from typing import Any
@@ -13,62 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfdp import _validate, accounting, clipping, sampling
+from tfdp.mechanism import Mechanism, Segment, mechanism_of
 from tfdp.model_checks import check_model, has_layer_graph
 from tfdp.noise import GaussianNoise
 from tfdp.optimizers import DPOptimizerMixin
-
-
-@dataclasses.dataclass(frozen=True)
-class Mechanism:
-    """One training step as the accounting sees it.
-
-    Attributes:
-        event: The privacy event of the step.
-        expected_batch_size: Expected number of examples of a step.
-        num_groups: Groups whose examples are averaged before clipping; ``None``: each example is
-            clipped by itself.
-        random_groups: Whether each example draws its group, as it must under Poisson sampling,
-            where an example more would shift all later ones; else groups are consecutive rows.
-        details: What the privacy statement says about the step.
-    """
-
-    event: dp_accounting.DpEvent
-    expected_batch_size: int
-    num_groups: int | None
-    random_groups: bool
-    details: dict[str, Any]
-
-    @property
-    def denominator(self) -> int:
-        """The constant that the noisy sum of clipped gradients is divided by."""
-        return self.num_groups or self.expected_batch_size
-
-
-class _Segment:
-    """Steps of one mechanism: counted where they run, charged where the ledger is asked.
-
-    The counter belongs to the mechanism that a step was traced for, so that no step can be
-    charged as another one, whichever of several compiled functions runs it.
-    """
-
-    def __init__(self, mechanism: Mechanism):
-        self.mechanism = mechanism
-        with tf.init_scope():
-            self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._charged = 0
-
-    def charge(self, ledger: accounting.PrivacyLedger) -> None:
-        """Charges the steps that have run since the last time."""
-        with tf.init_scope():  # Also when a caller's own loop is being traced.
-            steps = int(self.steps.numpy())
-        if steps > self._charged:
-            ledger.charge(
-                self.mechanism.event,
-                steps - self._charged,
-                description="DP-SGD training",
-                details=self.mechanism.details,
-            )
-            self._charged = steps
 
 
 def make_private(
@@ -170,7 +117,7 @@ class PrivateModel(keras.Model):
         self._ledger = accounting.PrivacyLedger()
         # Counters are no weights of the model: undoing weights (`EarlyStopping`, `set_weights`)
         # must not undo what was spent. Saved files carry the ledger instead.
-        self._segments: list[_Segment] = []
+        self._segments: list[Segment] = []
         self._traced_for: Mechanism | None = None
         self._nonfinite_examples = tf.Variable(0, dtype=tf.int64, trainable=False)
         # Not a constant, because what an example holds is known only when the step is traced.
@@ -541,11 +488,11 @@ class PrivateModel(keras.Model):
             self._traced_for = mechanism
             self.train_function = None
 
-    def _segment_of(self, mechanism: Mechanism) -> _Segment:
+    def _segment_of(self, mechanism: Mechanism) -> Segment:
         for segment in self._segments:
             if segment.mechanism == mechanism:
                 return segment
-        self._segments.append(_Segment(mechanism))
+        self._segments.append(Segment(mechanism))
         return self._segments[-1]
 
     def _poisson_mechanism(self, dataset: sampling.PoissonDataset) -> Mechanism:
@@ -574,46 +521,17 @@ class PrivateModel(keras.Model):
             )
         )
 
-    def _mechanism_of(
-        self,
-        *,
-        sampling_probability: float,
-        expected_batch_size: int,
-        random_groups: bool,
-        details: dict[str, Any],
-    ) -> Mechanism:
+    def _mechanism_of(self, **sampling_of_step: Any) -> Mechanism:
         optimizer = self.optimizer
-        groups = optimizer.num_microbatches
-        if groups is not None and expected_batch_size % groups:
-            raise ValueError(
-                f"`num_microbatches` must divide the batch size {expected_batch_size}. "
-                f"Received: num_microbatches={groups}"
-            )
-        if groups == expected_batch_size:
-            groups = None
-        if groups is not None and self._compile_physical_step:
-            raise ValueError(
-                "Groups of examples are not supported with jit_compile=True. "
-                f"Received: num_microbatches={groups}"
-            )
         if optimizer.noise_seed is not None:
             self._ledger.mark_not_private("fixed noise seed")
-        return Mechanism(
-            event=accounting.dp_sgd_event(
-                optimizer.noise_multiplier,
-                sampling_probability,
-                microbatch_size=1 if groups is None else expected_batch_size // groups,
-            ),
-            expected_batch_size=expected_batch_size,
-            num_groups=groups,
-            random_groups=random_groups,
-            details={
-                **details,
-                **({} if groups is None else _group_details(groups)),
-                "expected_batch_size": expected_batch_size,
-                **_clip_details(optimizer),
-            },
-        )
+        mechanism = mechanism_of(optimizer, **sampling_of_step)
+        if mechanism.num_groups is not None and self._compile_physical_step:
+            raise ValueError(
+                "Groups of examples are not supported with jit_compile=True. "
+                f"Received: num_microbatches={optimizer.num_microbatches}"
+            )
+        return mechanism
 
     def _make_engine(self) -> clipping.Engine | clipping.CompiledEngine:
         bound = self.optimizer.clip_bound if self.compiled else clipping.ClipBound(math.inf)
@@ -670,21 +588,3 @@ def _median(values: tf.Tensor) -> tf.Tensor:
     values = tf.sort(values)
     length = tf.shape(values)[0]
     return (values[(length - 1) // 2] + values[length // 2]) / 2
-
-
-def _group_details(groups: int) -> dict[str, Any]:
-    return {
-        "num_microbatches": groups,
-        "note": "Examples are averaged in groups before clipping. That doubles the sensitivity, "
-        "and the noise multiplier above is relative to it.",
-    }
-
-
-def _clip_details(optimizer: DPOptimizerMixin) -> dict[str, Any]:
-    bound = optimizer.clip_bound
-    details = {"l2_norm_clip": bound.sensitivity}
-    if bound.l2_norm_clip != bound.sensitivity:
-        details["clipping"] = f"per layer: {bound.l2_norm_clip}"
-    if bound.automatic_gamma is not None:
-        details["automatic_gamma"] = bound.automatic_gamma
-    return details

@@ -177,3 +177,65 @@ def test_delta_undoes_epsilon(noise, q, steps, exponent):
         epsilon = ledger.epsilon(delta, accountant)
         assume(epsilon > 1e-3)
         assert ledger.delta(epsilon, accountant) == pytest.approx(delta, rel=1e-2)
+
+
+@pytest.mark.parametrize("accountant", ACCOUNTANTS)
+def test_edges(accountant):
+    assert accounting.epsilon(1.0, 0.1, 0, DELTA, accountant) == 0.0
+    assert accounting.epsilon(0.0, 0.1, 0, DELTA, accountant) == 0.0
+    assert accounting.epsilon(0.0, 0.1, 1, DELTA, accountant) == math.inf
+    assert accounting.epsilon(1e-9, 0.1, 1, DELTA, accountant) == math.inf
+    assert accounting.epsilon(1.0, 0.0, 10, DELTA, accountant) == 0.0
+    assert accounting.epsilon(1e300, 0.5, 10, DELTA, accountant) < 1e-2
+    assert accounting.epsilon(1.0, 1e-300, 10, DELTA, accountant) < 1e-2
+    almost = accounting.epsilon(1.0, 1 - 1e-16, 10, DELTA, accountant)
+    assert almost == accounting.epsilon(1.0, 1.0, 10, DELTA, accountant)
+
+
+def test_dp_sgd_event():
+    gaussian = dp_accounting.GaussianDpEvent
+    assert accounting.dp_sgd_event(2.0, 0.1) == dp_accounting.PoissonSampledDpEvent(
+        0.1, gaussian(2.0)
+    )
+    assert accounting.dp_sgd_event(2.0, 1) == gaussian(2.0)
+    assert accounting.dp_sgd_event(2.0, 1.0, microbatch_size=8) == gaussian(1.0)
+    assert accounting.dp_sgd_event(0, 0.1) == dp_accounting.NonPrivateDpEvent()
+
+
+def test_orders_extend_those_of_dp_accounting():
+    defaults = dp_accounting.rdp.rdp_privacy_accountant.DEFAULT_RDP_ORDERS
+    assert set(map(float, defaults)) <= set(accounting.RDP_ORDERS)
+    assert list(accounting.RDP_ORDERS) == sorted(set(accounting.RDP_ORDERS))
+
+
+GOOD = {"noise_multiplier": 1.0, "sampling_probability": 0.1, "steps": 10, "delta": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"noise_multiplier": -1.0}, ValueError),
+        ({"noise_multiplier": math.nan}, ValueError),
+        ({"noise_multiplier": math.inf}, ValueError),
+        ({"noise_multiplier": "1"}, TypeError),
+        ({"sampling_probability": 1.5}, ValueError),
+        ({"sampling_probability": True}, TypeError),
+        ({"steps": -1}, ValueError),
+        ({"steps": 2**63}, ValueError),
+        ({"steps": 1.0}, TypeError),
+        ({"delta": 0.0}, ValueError),
+        ({"delta": 1.0}, ValueError),
+        ({"accountant": "prv"}, ValueError),
+    ],
+)
+def test_bad_arguments(change, error):
+    (name,) = change
+    with pytest.raises(error, match=f"Received: {name}="):
+        accounting.epsilon(**{**GOOD, **change})
+
+
+def test_bad_arguments_of_the_helpers():
+    with pytest.raises(ValueError, match="Received: microbatch_size=0"):
+        accounting.dp_sgd_event(1.0, 0.1, microbatch_size=0)
+    with pytest.raises(ValueError, match="Received: rho=-1"):
+        accounting.zcdp_epsilon(-1, 0.1)

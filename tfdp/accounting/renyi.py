@@ -65,7 +65,7 @@ def epsilon(rdp: np.ndarray, delta: float) -> float:
     return float(rdp_privacy_accountant.compute_epsilon(RDP_ORDERS, rdp.tolist(), delta)[0])
 
 
-def delta(rdp: np.ndarray, epsilon: float) -> float:  # noqa: D417
+def delta(rdp: np.ndarray, epsilon: float) -> float:
     """Converts an RDP curve to the delta it proves.
 
     Args:

@@ -139,28 +139,18 @@ def lora_gradients(
     cotangent = tf.cast(cotangent, dtype) * scale
     a, b = (tf.convert_to_tensor(v) for v in (layer.lora_kernel_a, layer.lora_kernel_b))
     last, rank = kernel_labels[-1], "Z"
+    sides = [(inputs, input_labels), (cotangent, output_labels)]
+    # The side with the axis of `b`, and the other one.
+    (near, near_labels), (far, far_labels) = sides if last in input_labels else sides[::-1]
+    narrow_labels = near_labels.replace(last, rank)
     a_labels, b_labels = kernel_labels[:-1] + rank, rank + last
-    if last in output_labels:
-        narrow_labels = output_labels.replace(last, rank)
-        narrow = tf.einsum(f"{output_labels},{b_labels}->{narrow_labels}", cotangent, b)
-        yield (
-            layer.lora_kernel_a,
-            kernel_gradient(inputs, input_labels, narrow, narrow_labels, a_labels),
-        )
-        through = tf.einsum(f"{input_labels},{a_labels}->{narrow_labels}", inputs, a)
-        yield (
-            layer.lora_kernel_b,
-            kernel_gradient(through, narrow_labels, cotangent, output_labels, b_labels),
-        )
-    else:
-        narrow_labels = input_labels.replace(last, rank)
-        narrow = tf.einsum(f"{input_labels},{b_labels}->{narrow_labels}", inputs, b)
-        yield (
-            layer.lora_kernel_a,
-            kernel_gradient(narrow, narrow_labels, cotangent, output_labels, a_labels),
-        )
-        through = tf.einsum(f"{output_labels},{a_labels}->{narrow_labels}", cotangent, a)
-        yield (
-            layer.lora_kernel_b,
-            kernel_gradient(through, narrow_labels, inputs, input_labels, b_labels),
-        )
+    narrow = tf.einsum(f"{near_labels},{b_labels}->{narrow_labels}", near, b)
+    through = tf.einsum(f"{far_labels},{a_labels}->{narrow_labels}", far, a)
+    yield (
+        layer.lora_kernel_a,
+        kernel_gradient(far, far_labels, narrow, narrow_labels, a_labels),
+    )
+    yield (
+        layer.lora_kernel_b,
+        kernel_gradient(through, narrow_labels, near, near_labels, b_labels),
+    )
