@@ -267,7 +267,8 @@ class PrivateModel(keras.Model):
                 for tuning on data that need no protection. Defaults to ``False``.
 
         Raises:
-            ValueError: If the optimizer is not a DP optimizer or the loss is missing.
+            ValueError: If the optimizer is not a DP optimizer, the loss is missing, or the model
+                was made under a distribution strategy with several replicas.
         """
         del auto_scale_loss
         optimizer = keras.optimizers.get(optimizer)
@@ -278,6 +279,12 @@ class PrivateModel(keras.Model):
             )
         if loss is None:
             raise ValueError("A private model needs a loss. Received: loss=None")
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                "Private training on several replicas is not supported: each would add noise of "
+                f"its own. Received: a strategy with num_replicas_in_sync={replicas}"
+            )
         self._set_mechanism(None)
         super().compile(
             optimizer=optimizer,
