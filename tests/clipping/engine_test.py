@@ -357,3 +357,18 @@ def test_rematerialized_layers_are_refused_by_name():
         layer = keras.layers.Dense(3, name="again")
     with pytest.raises(ValueError, match="'again'.*remat"):
         clipping.make_plan(keras.Sequential([keras.Input((4,)), layer])).check()
+
+
+def test_layers_of_different_precision():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(5, activation="tanh", dtype="float64"),
+            keras.layers.Dense(3, dtype="float32"),
+        ]
+    )
+    x, y = batch((4,), 5)
+    per_example = reference.gradients(model, LOSS, x, y)
+    sums, norms, *_ = run(engine_for(model, 0.1), x, y)
+    np.testing.assert_allclose(norms, reference.norms(per_example), rtol=1e-5)
+    reference.assert_close(sums, reference.clipped_sum(per_example, 0.1))

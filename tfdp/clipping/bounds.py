@@ -129,10 +129,17 @@ class Clipper:
         for indices, bound in self.groups:
             present = [i for i in indices if squared_norms[i] is not None]
             if present:
-                norms = tf.sqrt(tf.add_n([squared_norms[i] for i in present]))
+                norms = joint_norm([squared_norms[i] for i in present])
                 for i in present:
                     factors[i] = clip_factors(norms, bound, self.automatic_gamma)
         return factors
+
+
+def joint_norm(squared_norms: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Norms ``(batch,)`` over several variables, in the widest of their dtypes."""
+    wide = any(squared.dtype == tf.float64 for squared in squared_norms)
+    dtype = tf.float64 if wide else squared_norms[0].dtype
+    return tf.sqrt(tf.add_n([tf.cast(squared, dtype) for squared in squared_norms]))
 
 
 def clip_factors(

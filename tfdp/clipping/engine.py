@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdp.clipping.bounds import Clipper
+from tfdp.clipping.bounds import Clipper, joint_norm
 from tfdp.clipping.per_example import PerExampleGradient, Summed, sum_of_squares
 from tfdp.clipping.plan import Plan, check_no_added_losses
 from tfdp.clipping.probe import check_recording
@@ -260,9 +260,8 @@ def _total_norm(squared: Sequence[tf.Tensor | None], losses: tf.Tensor) -> tf.Te
     present = [s for s in squared if s is not None]
     if not present:
         return tf.zeros_like(losses)
-    dtype = tf.float64 if any(s.dtype == tf.float64 for s in present) else present[0].dtype
-    norms = tf.sqrt(tf.add_n([tf.cast(s, dtype) for s in present]))
-    return tf.where(tf.math.is_finite(losses), norms, tf.constant(float("nan"), dtype))
+    norms = joint_norm(present)
+    return tf.where(tf.math.is_finite(losses), norms, tf.constant(float("nan"), norms.dtype))
 
 
 def _drop_examples(finite: tf.Tensor, gradients: Sequence[PerExampleGradient | None]) -> None:
