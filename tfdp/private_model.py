@@ -187,9 +187,14 @@ class PrivateModel(keras.Model):
         return self._ledger
 
     @property
+    def mechanism(self) -> Mechanism:
+        """One training step as the accounting sees it, as it is set up now."""
+        return self._current_mechanism()
+
+    @property
     def step_event(self) -> dp_accounting.DpEvent:
         """The privacy event of one training step as it is set up now."""
-        return self._current_mechanism().event
+        return self.mechanism.event
 
     def privacy_statement(self, delta: float) -> accounting.PrivacyStatement:
         """What is guaranteed, under which assumptions: print it, or ``.to_json()``.
