@@ -16,6 +16,8 @@ DELTA = 1e-5
 STEP = accounting.dp_sgd_event(1.1, 0.01)
 SCORE = dp_accounting.GaussianDpEvent(5.0)
 ZCDP = dp_accounting.dp_event.ZCDpEvent
+FIXED = dp_accounting.SampledWithoutReplacementDpEvent
+TRUNCATED = dp_accounting.dp_event.TruncatedSubsampledGaussianDpEvent
 
 
 def ledger_of(*charges) -> accounting.PrivacyLedger:
@@ -31,6 +33,8 @@ poisson = st.builds(dp_accounting.PoissonSampledDpEvent, st.floats(0, 1), gaussi
 simple = st.one_of(
     gaussians,
     poisson,
+    st.builds(FIXED, st.integers(5, 9), st.integers(0, 5), gaussians),
+    st.builds(TRUNCATED, st.integers(0, 99), st.floats(0, 1), st.integers(0, 99), noise),
     st.builds(dp_accounting.LaplaceDpEvent, noise),
     st.builds(ZCDP, st.floats(0, 1), st.floats(0, 1)),
     st.just(dp_accounting.NoOpDpEvent()),
@@ -302,7 +306,12 @@ def test_version_one_stays_readable():
     [
         ((3,), {}, TypeError, "event=3"),
         ((dp_accounting.UnsupportedDpEvent(),), {}, ValueError, "event=Unsupported"),
-        ((dp_accounting.SampledWithoutReplacementDpEvent(9, 3, SCORE),), {}, ValueError, "event="),
+        ((FIXED(9, 10, SCORE),), {}, ValueError, "sample_size=10"),
+        ((FIXED(9, 3, dp_accounting.LaplaceDpEvent(1.0)),), {}, ValueError, "event=Sampled"),
+        ((FIXED(9.0, 3, SCORE),), {}, TypeError, "source_dataset_size=9.0"),
+        ((TRUNCATED(9, 0.5, -1, 1.0),), {}, ValueError, "truncated_batch_size=-1"),
+        ((TRUNCATED(9, 1.5, 3, 1.0),), {}, ValueError, "sampling_probability=1.5"),
+        ((TRUNCATED(9, 0.5, 3, -1.0),), {}, ValueError, "noise_multiplier=-1"),
         (
             (dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.LaplaceDpEvent(1.0)),),
             {},

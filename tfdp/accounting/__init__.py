@@ -5,7 +5,13 @@ example, throughout. Nothing here knows of TensorFlow or Keras.
 """
 
 from tfdp.accounting.calibration import batch_size, noise_multiplier, steps
-from tfdp.accounting.events import dp_sgd_event
+from tfdp.accounting.dp_sgd import (
+    capacity_for,
+    dp_sgd_event,
+    fixed_size_dp_sgd_event,
+    overflow_probability,
+    truncated_dp_sgd_event,
+)
 from tfdp.accounting.guarantees import epsilon, zcdp_epsilon
 from tfdp.accounting.ledger import PrivacyLedger
 from tfdp.accounting.release import Release
@@ -19,9 +25,13 @@ __all__ = [
     "Release",
     "ReleaseSummary",
     "batch_size",
+    "capacity_for",
     "dp_sgd_event",
     "epsilon",
+    "fixed_size_dp_sgd_event",
     "noise_multiplier",
+    "overflow_probability",
     "steps",
+    "truncated_dp_sgd_event",
     "zcdp_epsilon",
 ]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 from tfdp import _validate
-from tfdp.accounting import events, guarantees, renyi, search
+from tfdp.accounting import dp_sgd, events, guarantees, renyi, search
 
 # Noise multipliers are searched on a geometric grid, from large to small.
 _LARGEST_NOISE = 1e6
@@ -64,7 +64,7 @@ def noise_multiplier(
         return 0.0
 
     def cost(k: int, coarse: bool = False) -> float:
-        counts = events.leaves(events.dp_sgd_event(_grid_noise(k), q), steps)
+        counts = events.leaves(dp_sgd.dp_sgd_event(_grid_noise(k), q), steps)
         return guarantees.epsilon_of(counts, delta, accountant, coarse=coarse)
 
     guess = _grid_index(_first_guess(target, q, steps, delta))
@@ -109,7 +109,7 @@ def steps(
         `tfdp.accounting.epsilon` of the result is at most `target_epsilon`, and of one step more
         it is above.
     """
-    event = events.dp_sgd_event(noise_multiplier, sampling_probability)
+    event = dp_sgd.dp_sgd_event(noise_multiplier, sampling_probability)
     return further_steps(
         {},
         events.leaves(event),
@@ -164,7 +164,7 @@ def batch_size(
     def cost(size: int, coarse: bool = False) -> float:
         if size == 0:
             return 0.0
-        counts = events.leaves(events.dp_sgd_event(sigma, size / num_examples), steps)
+        counts = events.leaves(dp_sgd.dp_sgd_event(sigma, size / num_examples), steps)
         return guarantees.epsilon_of(counts, delta, accountant, coarse=coarse)
 
     guess = int(_signal(target, delta) * sigma * num_examples / math.sqrt(steps))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from tfdp import _validate
-from tfdp.accounting import events, loss_distribution, renyi
+from tfdp.accounting import dp_sgd, events, loss_distribution, renyi
 
 ACCOUNTANTS = ("rdp", "pld")
 
@@ -58,7 +58,7 @@ def epsilon(
         - Canonne, Kamath, Steinke (2020), proposition 12, https://arxiv.org/abs/2004.00010
         - Doroshenko et al. (2022), https://arxiv.org/abs/2207.04380
     """
-    event = events.dp_sgd_event(noise_multiplier, sampling_probability)
+    event = dp_sgd.dp_sgd_event(noise_multiplier, sampling_probability)
     count = _validate.integer("steps", steps, minimum=0, maximum=events.MAX_COUNT)
     return epsilon_of(
         events.leaves(event, count),
@@ -117,8 +117,13 @@ def epsilon_of(
     if not counts:
         return 0.0
     if accountant == "pld":
-        return loss_distribution.epsilon(counts, delta, coarse=coarse)
-    return renyi.epsilon(renyi.total(counts), delta)
+        return min(
+            loss_distribution.epsilon(bound, delta, coarse=coarse) for bound in _fixed_size(counts)
+        )
+    return min(
+        renyi.epsilon(renyi.total(bound), delta - slack) if slack < delta else math.inf
+        for bound, slack in _truncated(counts)
+    )
 
 
 def delta_of(counts: Mapping[events.Leaf, int], epsilon: float, accountant: str) -> float:
@@ -139,5 +144,32 @@ def delta_of(counts: Mapping[events.Leaf, int], epsilon: float, accountant: str)
     if math.isinf(epsilon):
         return 0.0
     if accountant == "pld":
-        return loss_distribution.delta(counts, epsilon)
-    return renyi.delta(renyi.total(counts), epsilon)
+        return min(loss_distribution.delta(bound, epsilon) for bound in _fixed_size(counts))
+    return min(
+        1.0,
+        *(renyi.delta(renyi.total(bound), epsilon) + slack for bound, slack in _truncated(counts)),
+    )
+
+
+def _truncated(
+    counts: Mapping[events.Leaf, int],
+) -> list[tuple[Mapping[events.Leaf, int], float]]:
+    """Lists compositions that bound the one given, each up to a probability to add to delta.
+
+    Without capacities it is the same composition unless a batch is filled: see
+    `truncated_dp_sgd_event`.
+    """
+    slack = sum(count * events.without_capacity(leaf)[1] for leaf, count in counts.items())
+    if slack == 0.0:
+        return [(counts, 0.0)]
+    roomy = events.replaced(counts, lambda leaf: events.without_capacity(leaf)[0])
+    return [(counts, 0.0), (roomy, slack)]
+
+
+def _fixed_size(counts: Mapping[events.Leaf, int]) -> list[Mapping[events.Leaf, int]]:
+    """Lists compositions that bound the one given: see `fixed_size_dp_sgd_event`.
+
+    RDP takes the better of both at every order.
+    """
+    unsampled = events.replaced(counts, events.without_fixed_size)
+    return [counts] if unsampled == counts else [counts, unsampled]

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 
 import dp_accounting
 import numpy as np
-from dp_accounting.pld import privacy_loss_distribution
+from dp_accounting.dp_event import TruncatedSubsampledGaussianDpEvent
+from dp_accounting.pld import pld_pmf, privacy_loss_distribution, privacy_loss_mechanism
 
 from tfdp.accounting import events
 
@@ -95,7 +96,7 @@ def _has_distribution(leaf: events.Leaf) -> bool:
             dp_accounting.NonPrivateDpEvent,
             dp_accounting.GaussianDpEvent,
             dp_accounting.LaplaceDpEvent,
-            dp_accounting.PoissonSampledDpEvent,
+            *events.SAMPLED,
         ),
     )
 
@@ -143,12 +144,68 @@ def _single(leaf: events.Leaf, mesh: float) -> privacy_loss_distribution.Privacy
         return privacy_loss_distribution.from_laplace_mechanism(
             event.noise_multiplier, value_discretization_interval=mesh
         )
+    if isinstance(event, dp_accounting.SampledWithoutReplacementDpEvent):
+        return _fixed_size(event, mesh)
+    if isinstance(event, TruncatedSubsampledGaussianDpEvent):
+        return _truncated(leaf, mesh)
+    return _sampled_gaussian(event, mesh)
+
+
+def _sampled_gaussian(
+    event: dp_accounting.DpEvent, mesh: float, log_mass_cut: float = _LOG_MASS_CUT
+) -> privacy_loss_distribution.PrivacyLossDistribution:
+    q, gaussian = _parts(event)
     return privacy_loss_distribution.from_gaussian_mechanism(
-        event.event.noise_multiplier,
-        sampling_prob=event.sampling_probability,
+        gaussian.noise_multiplier,
+        sampling_prob=q,
         value_discretization_interval=mesh,
-        log_mass_truncation_bound=_LOG_MASS_CUT,
+        log_mass_truncation_bound=log_mass_cut,
     )
+
+
+def _truncated(leaf: events.Leaf, mesh: float) -> privacy_loss_distribution.PrivacyLossDistribution:
+    """Mixes a batch with room and a full one: see `truncated_dp_sgd_event`."""
+    roomy, overflow = events.without_capacity(leaf)
+    full = events.with_less_noise(roomy, 0.5)
+    return _sampled_gaussian(full.event, mesh, _rare_cut(overflow)).compute_mixture(
+        _sampled_gaussian(roomy.event, mesh), overflow
+    )
+
+
+def _rare_cut(probability: float) -> float:
+    """Cuts a distribution of small weight sooner: only the mass cut in total counts."""
+    return min(_LOG_MASS_CUT - math.log(probability), -1.0)
+
+
+def _fixed_size(
+    event: dp_accounting.SampledWithoutReplacementDpEvent, mesh: float
+) -> privacy_loss_distribution.PrivacyLossDistribution:
+    """Builds the distribution for exchanging one example: see `fixed_size_dp_sgd_event`.
+
+    The curve delta(epsilon) of that theorem is the one of the sampled Gaussian with half the noise,
+    at every epsilon from 0 on. Exchanging is symmetric, which fixes the curve below 0.
+    """
+    exchange = privacy_loss_mechanism.GaussianPrivacyLoss(
+        event.event.noise_multiplier / 2.0,
+        sampling_prob=event.sample_size / event.source_dataset_size,
+        log_mass_truncation_bound=_LOG_MASS_CUT,
+        adjacency_type=privacy_loss_mechanism.AdjacencyType.REMOVE,
+    )
+    last = math.ceil(exchange.connect_dots_bounds().epsilon_upper / mesh)
+    epsilons = mesh * np.arange(last + 1)
+    above = np.asarray(exchange.get_delta_for_epsilon(epsilons))
+    below = -np.expm1(-epsilons) + np.exp(-epsilons) * above
+    return privacy_loss_distribution.PrivacyLossDistribution(
+        pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(
+            mesh, -last, last, np.concatenate([below[:0:-1], above])
+        )
+    )
+
+
+def _parts(event: dp_accounting.DpEvent) -> tuple[float, dp_accounting.GaussianDpEvent]:
+    if isinstance(event, dp_accounting.PoissonSampledDpEvent):
+        return event.sampling_probability, event.event
+    return 1.0, event
 
 
 def _mesh(counts: Mapping[events.Leaf, int], fineness: int) -> float:
@@ -184,8 +241,25 @@ def _loss_scale(leaf: events.Leaf, count: int) -> tuple[float, float, int]:
     if isinstance(event, dp_accounting.GaussianDpEvent):
         loss = math.sqrt(count) / event.noise_multiplier
         return loss, _CUT * loss + 0.5 * loss**2, 1
-    loss = 1.0 / event.event.noise_multiplier
-    largest = _CUT * loss + 0.5 * loss**2
-    q = event.sampling_probability
+    if isinstance(event, TruncatedSubsampledGaussianDpEvent):
+        roomy, overflow = events.without_capacity(leaf)
+        usual, width = _sampled_scale(roomy.event, _CUT)
+        full = events.with_less_noise(roomy, 0.5).event
+        unusual, unusual_width = _sampled_scale(full, math.sqrt(-2.0 * _rare_cut(overflow)))
+        typical = math.hypot(math.sqrt(1.0 - overflow) * usual, math.sqrt(overflow) * unusual)
+        return typical, max(width, unusual_width), count
+    if isinstance(event, dp_accounting.SampledWithoutReplacementDpEvent):
+        event = dp_accounting.PoissonSampledDpEvent(
+            event.sample_size / event.source_dataset_size,
+            dp_accounting.GaussianDpEvent(event.event.noise_multiplier / 2.0),
+        )
+    return *_sampled_scale(event, _CUT), count
+
+
+def _sampled_scale(event: dp_accounting.DpEvent, cut: float) -> tuple[float, float]:
+    """Returns the typical and the largest privacy loss of a Gaussian, sampled or not."""
+    q, gaussian = _parts(event)
+    loss = 1.0 / gaussian.noise_multiplier
+    largest = cut * loss + 0.5 * loss**2
     amplified = largest + math.log(q + (1.0 - q) * math.exp(-largest))
-    return q * loss, max(amplified, q * loss), count
+    return q * loss, max(amplified, q * loss)

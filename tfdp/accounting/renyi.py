@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import dp_accounting
 import numpy as np
+from dp_accounting.dp_event import TruncatedSubsampledGaussianDpEvent
 from dp_accounting.rdp import rdp_privacy_accountant
 
 from tfdp.accounting import events
@@ -114,19 +115,53 @@ def curve(leaf: events.Leaf) -> np.ndarray:
     Returns:
         The RDP value at each of `RDP_ORDERS`, not to be written to.
     """
-    accountant = rdp_privacy_accountant.RdpAccountant(
-        RDP_ORDERS, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
-    )
-    with _quiet(), np.errstate(all="ignore"):
-        rdp = accountant.compose(leaf.event).rdp
-    rdp = np.where(np.isnan(rdp), np.inf, np.maximum(rdp, 0.0))
+    event = leaf.event
+    if isinstance(event, dp_accounting.SampledWithoutReplacementDpEvent):
+        rdp = _fixed_size(event)
+    elif isinstance(event, TruncatedSubsampledGaussianDpEvent):
+        rdp = _truncated(leaf)
+    else:
+        rdp = _composed(event, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
     # Rényi divergence grows with the order, so the bound at a larger order also holds at a smaller
     # one, where the series for fractional orders is loose or does not converge.
     rdp = np.minimum.accumulate(rdp[::-1])[::-1].copy()
-    if "PoissonSampled" in leaf.key:
+    if isinstance(event, events.SAMPLED):
         rdp = rdp + _ROUNDING
     rdp.setflags(write=False)
     return rdp
+
+
+def _composed(
+    event: dp_accounting.DpEvent, relation: dp_accounting.NeighboringRelation
+) -> np.ndarray:
+    accountant = rdp_privacy_accountant.RdpAccountant(RDP_ORDERS, relation)
+    with _quiet(), np.errstate(all="ignore"):
+        rdp = accountant.compose(event).rdp
+    return np.where(np.isnan(rdp), np.inf, np.maximum(rdp, 0.0))
+
+
+def _fixed_size(event: dp_accounting.SampledWithoutReplacementDpEvent) -> np.ndarray:
+    """Replacing any example, at twice the sensitivity, or emptying it, without amplification."""
+    sigma = event.event.noise_multiplier
+    exchanged = dp_accounting.SampledWithoutReplacementDpEvent(
+        event.source_dataset_size, event.sample_size, dp_accounting.GaussianDpEvent(sigma / 2.0)
+    )
+    return np.minimum(
+        _composed(exchanged, dp_accounting.NeighboringRelation.REPLACE_ONE),
+        _ORDERS / (2.0 * sigma**2),
+    )
+
+
+def _truncated(leaf: events.Leaf) -> np.ndarray:
+    """Mixes the curves of a batch with room and of a full one: see `truncated_dp_sgd_event`."""
+    roomy, overflow = events.without_capacity(leaf)
+    full = events.with_less_noise(roomy, 0.5)
+    with np.errstate(all="ignore"):
+        rdp = np.logaddexp(
+            np.log1p(-overflow) + (_ORDERS - 1.0) * curve(roomy),
+            np.log(overflow) + (_ORDERS - 1.0) * curve(full),
+        ) / (_ORDERS - 1.0)
+    return np.where(np.isnan(rdp), np.inf, rdp)
 
 
 @contextlib.contextmanager
