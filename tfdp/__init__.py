@@ -3,6 +3,7 @@
 from tfdp import accounting, callbacks, clipping, layers, models, noise, optimizers, sampling
 from tfdp.model_checks import replace_batch_normalization
 from tfdp.private_model import PrivateModel, make_private
+from tfdp.validation import validate
 
 __version__ = "0.1.0"
 
@@ -18,4 +19,5 @@ __all__ = [
     "optimizers",
     "replace_batch_normalization",
     "sampling",
+    "validate",
 ]

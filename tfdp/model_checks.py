@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import keras
 
+BATCH_NORMALIZATION_REMEDY = (
+    "Replace it by keras.layers.GroupNormalization, in functional and sequential models with "
+    "`model = tfdp.replace_batch_normalization(model)`."
+)
+
 
 def check_model(model: keras.Model) -> None:
     """Refuses a model that cannot be trained privately as it is.
@@ -35,9 +40,8 @@ def check_model(model: keras.Model) -> None:
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             raise ValueError(
                 f"Layer '{layer.name}' (BatchNormalization) makes one example's output depend on "
-                "the others, so that no bound on one example's gradient protects it. Replace it: "
-                "`model = tfdp.replace_batch_normalization(model)`. "
-                f"Received: model={model.name!r}"
+                "the others, so that no bound on one example's gradient protects it. "
+                f"{BATCH_NORMALIZATION_REMEDY} Received: model={model.name!r}"
             )
         if getattr(layer, "activity_regularizer", None) is not None:
             raise ValueError(
