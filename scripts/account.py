@@ -93,7 +93,9 @@ def _answer(values: flags.FlagValues) -> str:
         details["num_examples"] = values.num_examples
     if values.steps is not None and values.steps < 0:
         raise UsageError(f"--steps must not be negative. Received: steps={values.steps}")
-    steps = values.steps if values.epochs is None else _steps(values.epochs, q)
+    steps = values.steps
+    if values.epochs is not None:
+        steps = accounting.steps_in_epochs(values.epochs, q)
 
     sigma = values.noise_multiplier
     if sigma is None:
@@ -124,17 +126,6 @@ def _answer(values: flags.FlagValues) -> str:
         lines.append(f"noise multiplier: {rounded_up:.10g} (by {values.accountant.upper()})")
     lines += [f"epsilon ({name.upper()}): {epsilons[name]:.6g}" for name in _NAMES]
     return "\n".join([*lines, "", str(statement)])
-
-
-def _steps(epochs: float, q: float) -> int:
-    if not (math.isfinite(epochs) and epochs >= 0.0):
-        raise UsageError(f"--epochs must be finite and not negative. Received: epochs={epochs}")
-    if not 0.0 < q <= 1.0:
-        raise UsageError(
-            "--epochs needs a sampling probability above 0 and at most 1. "
-            f"Received: sampling_probability={q}"
-        )
-    return math.ceil(epochs / q * (1.0 - 1e-12))
 
 
 def _either(values: flags.FlagValues, first: str, second: str) -> None:

@@ -95,6 +95,32 @@ def test_batch_size_edges():
     assert accounting.batch_size(1.0, 0.0, 0, 100, DELTA) == 100
 
 
+@pytest.mark.parametrize("accountant", ACCOUNTANTS)
+def test_noise_multiplier_for_a_run_told_in_epochs(accountant):
+    sigma = accounting.noise_multiplier_for(
+        3.0, num_examples=60_000, batch_size=512, epochs=40, delta=DELTA, accountant=accountant
+    )
+    assert sigma == accounting.noise_multiplier(3.0, 512 / 60_000, 4688, DELTA, accountant)
+
+
+def test_steps_in_epochs():
+    assert accounting.steps_in_epochs(3, 0.1) == 30
+    assert accounting.steps_in_epochs(0, 0.1) == 0
+    assert accounting.steps_in_epochs(1e-9, 0.5) == 1
+    for arguments, name in [((-1, 0.1), "epochs"), ((1, 0), "sampling_p"), ((1e300, 1), "epochs")]:
+        with pytest.raises(ValueError, match=f"Received: {name}"):
+            accounting.steps_in_epochs(*arguments)
+
+
+def test_a_delta_above_one_over_the_number_of_examples_warns():
+    run = {"num_examples": 1000, "batch_size": 10, "epochs": 1}
+    with pytest.warns(UserWarning, match=r"delta = 0\.01 .* \(1/1000 = 0\.001\)") as caught:
+        accounting.noise_multiplier_for(3.0, **run, delta=0.01)
+        accounting.batch_size(3.0, 1.0, 10, 1000, 0.01)
+    assert [warning.filename for warning in caught] == [__file__] * 2
+    accounting.noise_multiplier_for(3.0, **run, delta=0.001)
+
+
 @given(
     st.lists(st.floats(0, 10), min_size=1, max_size=200).map(sorted),
     st.floats(0, 10),
@@ -125,3 +151,13 @@ def test_search_finds_the_crossing(costs, budget, guess, stride):
 def test_bad_arguments(function, arguments, name):
     with pytest.raises(ValueError, match=f"Received: {name}="):
         function(*arguments)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_examples": 0}, {"batch_size": 101}, {"epochs": -1}, {"delta": 1.0}]
+)
+def test_bad_arguments_of_a_run_told_in_epochs(change):
+    good = {"num_examples": 100, "batch_size": 10, "epochs": 1, "delta": DELTA}
+    (name,) = change
+    with pytest.raises(ValueError, match=f"Received: {name}="):
+        accounting.noise_multiplier_for(1.0, **{**good, **change})

@@ -54,14 +54,18 @@ details = st.dictionaries(
     max_size=3,
 )
 charges = st.tuples(
-    events, st.integers(0, 1000), st.sampled_from(["DP-SGD step", "score"]), details
+    events,
+    st.integers(0, 1000),
+    st.sampled_from(["DP-SGD step", "score"]),
+    details,
+    st.one_of(st.none(), events),
 )
 
 
 def random_ledger(drawn, reasons=()) -> accounting.PrivacyLedger:
     ledger = accounting.PrivacyLedger()
-    for event, count, description, detail in drawn:
-        ledger.charge(event, count, description=description, details=detail)
+    for event, count, description, detail, estimate in drawn:
+        ledger.charge(event, count, description=description, details=detail, estimate=estimate)
     for reason in reasons:
         ledger.mark_not_private(reason)
     return ledger
@@ -175,6 +179,33 @@ def test_numpy_numbers_become_plain_ones():
     assert accounting.PrivacyLedger.from_json(ledger.to_json()) == ledger
 
 
+def test_estimates_are_kept_and_cost_nothing():
+    ledger = accounting.PrivacyLedger()
+    ledger.charge(SCORE, 2, estimate=STEP)
+    ledger.charge(SCORE, 3, estimate=STEP)
+    ledger.charge(SCORE, 4)
+    ledger.charge(SCORE, 5, estimate=SCORE)
+    assert [(r.count, r.estimate) for r in ledger.releases] == [(5, STEP), (4, None), (5, SCORE)]
+    assert ledger.epsilon(DELTA) == ledger_of((SCORE, 14)).epsilon(DELTA)
+    assert ledger != ledger_of((SCORE, 14))
+    assert ledger.copy() == ledger.union(ledger) == ledger
+    assert accounting.PrivacyLedger.from_json(ledger.to_json()) == ledger
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "pld"])
+def test_curve(accountant):
+    ledger = ledger_of((STEP, 100), (SCORE, 1))
+    deltas, epsilons = ledger.curve(accountant=accountant)
+    assert deltas.shape == epsilons.shape == (33,)
+    assert deltas[0] == pytest.approx(1e-10)
+    assert deltas[-1] == pytest.approx(1e-2)
+    assert np.all(np.diff(epsilons) < 0)
+    (delta,), (epsilon,) = ledger.curve([DELTA], accountant)
+    assert (delta, epsilon) == (DELTA, ledger.epsilon(DELTA, accountant))
+    with pytest.raises(ValueError, match="Received: deltas=0"):
+        ledger.curve([DELTA, 0.0])
+
+
 def test_epsilon_after_charges_nothing():
     ledger = ledger_of((STEP, 100))
     twin = ledger.copy()
@@ -228,7 +259,21 @@ def document(**changes) -> str:
 def release(**changes) -> str:
     entry = json.loads(ledger_of((STEP, 10)).to_json())["releases"][0]
     entry.update(changes)
-    return document(releases=[{k: v for k, v in entry.items() if v is not None}])
+    return document(
+        releases=[{k: v for k, v in entry.items() if v is not None or k not in changes}]
+    )
+
+
+def fixed_size(**changes) -> dict:
+    gaussian = {"type": "GaussianDpEvent", "noise_multiplier": 1.0}
+    event = {"source_dataset_size": 9, "sample_size": 4, "event": gaussian}
+    return {"type": "SampledWithoutReplacementDpEvent", **event, **changes}
+
+
+def truncated(**changes) -> dict:
+    event = {"dataset_size": 9, "sampling_probability": 0.5, "truncated_batch_size": 4}
+    event |= {"type": "TruncatedSubsampledGaussianDpEvent", "noise_multiplier": 1.0}
+    return event | changes
 
 
 def nested(depth: int) -> dict:
@@ -248,7 +293,12 @@ def nested(depth: int) -> dict:
         ("[]", r"text=\[\]"),
         ("NaN", "text=NaN"),
         (document(format="other"), "format='other'"),
-        (document(version=2), "version=2"),
+        (document(version=0), "version=0"),
+        (document(version=3), "version=3"),
+        (document(version=2.0), r"version=2\.0"),
+        (document(version="2"), "version='2'"),
+        (document(version=[2]), r"version=\[2\]"),
+        (document(version=1), "keys="),  # the first version knew no estimates
         (document(version=True), "version=True"),
         (document(version=None), "version=None"),
         (document(more=1), "keys="),
@@ -275,6 +325,23 @@ def nested(depth: int) -> dict:
         (release(details={"a": [1]}), "a"),
         (release(details={"a": {"float": "nan"}}), "value="),
         (release(origin=3), "origin=3"),
+        (release(estimate=None), "keys="),
+        (release(estimate=3), "event=3"),
+        (release(estimate=nested(100)), "event="),
+        (release(estimate={"type": "UnsupportedDpEvent"}), "event type="),
+        (release(estimate={"type": "GaussianDpEvent", "noise_multiplier": -1}), "noise_mult"),
+        (release(event=fixed_size(source_dataset_size=3)), "sample_size=4"),
+        (release(event=fixed_size(sample_size=4.0)), "sample_size=4.0"),
+        (release(event=fixed_size(sample_size={"float": "inf"})), "sample_size=inf"),
+        (release(event=fixed_size(sample_size=[4])), r"sample_size=\[4\]"),
+        (release(event=fixed_size(event=None)), "event=None"),
+        (release(event=fixed_size(event={"type": "NonPrivateDpEvent"})), "event=Sampled"),
+        (release(event=fixed_size(extra=1)), "keys="),
+        (release(event=truncated(dataset_size=2**63)), "dataset_size="),
+        (release(event=truncated(dataset_size=True)), "dataset_size=True"),
+        (release(event=truncated(truncated_batch_size=-1)), "truncated_batch_size=-1"),
+        (release(event=truncated(sampling_probability="0.1")), "sampling_probability="),
+        (release(event=truncated(noise_multiplier={"float": "inf"})), "noise_multiplier=inf"),
     ],
 )
 def test_malformed_json(text, named):
@@ -285,6 +352,20 @@ def test_malformed_json(text, named):
 def test_json_of_the_wrong_type():
     with pytest.raises(TypeError, match="Received: text=3"):
         accounting.PrivacyLedger.from_json(3)
+
+
+def test_version_two_stays_readable():
+    """A file as the second version wrote it, with every event that came with it."""
+    text = """{"format": "tfdp privacy ledger", "version": 2, "releases": [{"event":
+        {"type": "SampledWithoutReplacementDpEvent", "source_dataset_size": 9, "sample_size": 4,
+        "event": {"type": "GaussianDpEvent", "noise_multiplier": 5.0}}, "count": 10,
+        "description": "a", "details": {}, "origin": "a", "estimate": {"type":
+        "TruncatedSubsampledGaussianDpEvent", "dataset_size": 9, "sampling_probability": 0.5,
+        "truncated_batch_size": 4, "noise_multiplier": 5.0}}], "not_private_reasons": []}"""
+    ledger = accounting.PrivacyLedger.from_json(text)
+    assert ledger.releases == (
+        accounting.Release(FIXED(9, 4, SCORE), 10, "a", {}, TRUNCATED(9, 0.5, 4, 5.0)),
+    )
 
 
 def test_version_one_stays_readable():
@@ -332,6 +413,9 @@ def test_version_one_stays_readable():
         ((STEP,), {"details": {1: 2}}, TypeError, "details key=1"),
         ((STEP,), {"details": {"a": None}}, TypeError, "'a'"),
         ((STEP,), {"details": {"a": math.nan}}, ValueError, "'a'"),
+        ((STEP,), {"estimate": 3}, TypeError, "estimate=3"),
+        ((STEP,), {"estimate": dp_accounting.UnsupportedDpEvent()}, ValueError, "estimate=Unsu"),
+        ((STEP,), {"estimate": FIXED(9, 10, SCORE)}, ValueError, "sample_size=10"),
     ],
 )
 def test_refused_charges_leave_the_ledger_as_it_was(arguments, options, error, named):
@@ -399,7 +483,13 @@ def test_union_laws(a, b):
     both = left.union(right)
     total = left.copy()
     for r in right.releases:
-        total.charge(r.event, r.count, description=r.description, details=r.details)
+        total.charge(
+            r.event,
+            r.count,
+            description=r.description,
+            details=r.details,
+            estimate=r.estimate,
+        )
     assert both.releases == total.releases
     assert left.union(left) == left
     assert both.union(left) == both

@@ -114,6 +114,101 @@ def test_warns_of_sampling_that_is_not_what_is_accounted(sampling):
     assert "not a proven bound" in warning
 
 
+def test_fixed_size_batches():
+    ledger = accounting.PrivacyLedger()
+    event = accounting.fixed_size_dp_sgd_event(4.0, 512, 60_000)
+    ledger.charge(event, 1000, details={**DETAILS, "sampling": "fixed size, drawn afresh"})
+    ledger.charge(event, 1000)
+    statement = ledger.statement(DELTA)
+    assert statement.warnings == ()
+    assert statement.relation == statement_module.EMPTY_RELATION
+    assert statement.epsilon == ledger.epsilon(DELTA, "pld")
+    told, untold = statement.releases
+    assert told.sampling == "fixed size, drawn afresh"
+    assert "512 of 60,000 examples" in untold.sampling
+    assert untold.sampling_probability == 512 / 60_000
+    assert untold.noise_multiplier == 4.0
+    assert "Gaussian noise on a sum" in untold.mechanism
+
+
+def test_batches_cut_to_a_capacity():
+    ledger = accounting.PrivacyLedger()
+    ledger.charge(accounting.truncated_dp_sgd_event(1.23, 512 / 60_000, 60_000, 700), 4688)
+    statement = ledger.statement(DELTA)
+    assert statement.relation == statement_module.RELATION
+    assert statement.epsilon == pytest.approx(trained().statement(DELTA).epsilon, rel=1e-4)
+    (release,) = statement.releases
+    assert "of more than 700, a random subset" in release.sampling
+    assert (release.sampling_probability, release.noise_multiplier) == (512 / 60_000, 1.23)
+
+
+def test_neighbours_in_the_words_of_the_releases():
+    ledger = trained(neighbours="replace one example by an empty one")
+    ledger.charge(accounting.dp_sgd_event(1.23, 1.0), details={"neighbours": "exchange one"})
+    ledger.charge(accounting.fixed_size_dp_sgd_event(1.23, 1, 9))
+    statement = ledger.statement(DELTA)
+    assert statement.relation == "replace one example by an empty one; exchange one"
+    assert f"Neighbouring data sets: {statement.relation}." in str(statement)
+    assert not any("neighbours" in release.details for release in statement.releases)
+
+
+def shuffled(description: str = "DP-SGD training") -> accounting.PrivacyLedger:
+    ledger = accounting.PrivacyLedger()
+    ledger.charge(
+        accounting.dp_sgd_event(4.0, 1.0),
+        10,
+        description=description,
+        details={"sampling": "shuffled once an epoch"},
+        estimate=dp_accounting.SelfComposedDpEvent(accounting.dp_sgd_event(4.0, 0.01), 100),
+    )
+    return ledger
+
+
+def test_an_estimate_is_told_apart_from_the_bound():
+    ledger = shuffled()
+    ledger.charge(dp_accounting.GaussianDpEvent(30.0), description="score")
+    statement = ledger.statement(DELTA)
+    assert statement.warnings == ()
+    assert statement.epsilon_rdp == ledger.epsilon(DELTA)
+    as_if = accounting.PrivacyLedger()
+    as_if.charge(accounting.dp_sgd_event(4.0, 0.01), 1000)
+    as_if.charge(dp_accounting.GaussianDpEvent(30.0))
+    assert statement.epsilon_estimate == as_if.epsilon(DELTA) < statement.epsilon / 5
+    text = " ".join(str(statement).split())
+    assert (
+        "Had the batches of 'DP-SGD training' been Poisson samples, epsilon would be "
+        f"{statement_module._up(statement.epsilon_estimate)} (RDP). That is an estimate for "
+        "comparison, not a bound for what ran."
+    ) in text
+    assert statement.to_dict()["epsilon_estimate"] == statement.epsilon_estimate
+    assert trained().statement(DELTA).epsilon_estimate is None
+
+    both = ledger.union(shuffled("fine-tuning"))
+    assert "batches of 'DP-SGD training' and 'fine-tuning' been" in str(both.statement(DELTA))
+    ledger.mark_not_private("fixed random seed")
+    assert ledger.statement(DELTA).epsilon_estimate is None
+
+
+def test_equal_releases_with_and_without_an_estimate_stay_apart():
+    ledger = shuffled()
+    (release,) = ledger.releases
+    ledger.charge(release.event, 10, description=release.description, details=dict(release.details))
+    statement = ledger.statement(DELTA)
+    assert [r.steps for r in statement.releases] == [10, 10]
+    assert statement.epsilon_estimate > shuffled().statement(DELTA).epsilon_estimate
+
+
+def test_zcdp_as_a_check_where_nothing_is_sampled():
+    ledger = accounting.PrivacyLedger()
+    ledger.charge(dp_accounting.GaussianDpEvent(4.0), 8)
+    ledger.charge(dp_accounting.GaussianDpEvent(2.0), 2)
+    statement = ledger.statement(DELTA)
+    assert statement.epsilon_zcdp == pytest.approx(accounting.zcdp_epsilon(0.5, DELTA))
+    assert statement.epsilon_pld < statement.epsilon_rdp < statement.epsilon_zcdp
+    assert "Check by the zCDP formula, always looser:  5.3" in str(statement)
+    assert trained().statement(DELTA).epsilon_zcdp is None
+
+
 def test_full_batches_need_no_sampling_warning():
     ledger = accounting.PrivacyLedger()
     ledger.charge(accounting.dp_sgd_event(5.0, 1.0), 10, details={"sampling": "full batch"})

@@ -1,10 +1,17 @@
 """Privacy accounting: events, ledger, epsilon, calibration and the written privacy statement.
 
-All mathematics is `dp_accounting`'s; neighbouring data sets differ by adding or removing one
-example, throughout. Nothing here knows of TensorFlow or Keras.
+The mathematics is `dp_accounting`'s. Neighbouring data sets differ by adding or removing one
+example; batches of fixed size take a public number of examples and replace one by an empty one.
+Nothing here knows of TensorFlow or Keras.
 """
 
-from tfdp.accounting.calibration import batch_size, noise_multiplier, steps
+from tfdp.accounting.calibration import (
+    batch_size,
+    noise_multiplier,
+    noise_multiplier_for,
+    steps,
+    steps_in_epochs,
+)
 from tfdp.accounting.dp_sgd import (
     capacity_for,
     dp_sgd_event,
@@ -30,8 +37,10 @@ __all__ = [
     "epsilon",
     "fixed_size_dp_sgd_event",
     "noise_multiplier",
+    "noise_multiplier_for",
     "overflow_probability",
     "steps",
+    "steps_in_epochs",
     "truncated_dp_sgd_event",
     "zcdp_epsilon",
 ]

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 
 from tfdp import _validate
@@ -78,6 +79,74 @@ def noise_multiplier(
     return _grid_noise(k)
 
 
+def noise_multiplier_for(
+    target_epsilon: float,
+    *,
+    num_examples: int,
+    batch_size: int,
+    epochs: float,
+    delta: float,
+    accountant: str = "rdp",
+) -> float:
+    """Returns the least noise for a training run told in epochs: `noise_multiplier` of that run.
+
+    Args:
+        target_epsilon: epsilon not to exceed, above 0.
+        num_examples: number of training examples, 1 or above.
+        batch_size: expected batch size, in [1, `num_examples`].
+        epochs: expected number of passes over the data, 0 or above.
+        delta: in (0, 1). One above 1 / `num_examples` makes a `UserWarning`.
+        accountant: `"rdp"` or `"pld"`. Defaults to `"rdp"`.
+
+    Returns:
+        The noise multiplier: noise standard deviation over the clip norm.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range, or no noise up to 1e6 is enough.
+
+    Example:
+    >>> sigma = noise_multiplier_for(
+    ...     3.0, num_examples=60_000, batch_size=512, epochs=40, delta=1e-5
+    ... )
+    >>> round(sigma, 2)
+    1.12
+    """
+    num_examples = _validate.integer("num_examples", num_examples, minimum=1)
+    size = _validate.integer("batch_size", batch_size, minimum=1, maximum=num_examples)
+    _warn_of_large_delta(_validate.delta("delta", delta), num_examples)
+    q = size / num_examples
+    return noise_multiplier(target_epsilon, q, steps_in_epochs(epochs, q), delta, accountant)
+
+
+def steps_in_epochs(epochs: float, sampling_probability: float) -> int:
+    """Returns how many steps make a number of expected passes over the data.
+
+    Args:
+        epochs: number of passes, 0 or above.
+        sampling_probability: chance of each example to be in a batch, in (0, 1].
+
+    Returns:
+        `epochs / sampling_probability`, rounded up but for rounding errors.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range.
+
+    Example:
+    >>> steps_in_epochs(3, 0.1), steps_in_epochs(40, 512 / 60_000)
+    (30, 4688)
+    """
+    epochs = _validate.non_negative("epochs", epochs)
+    q = _validate.probability("sampling_probability", sampling_probability)
+    if q == 0.0:
+        raise _validate.value_error("sampling_probability", sampling_probability, "positive")
+    steps = epochs / q * (1.0 - 1e-12)
+    if steps > events.MAX_COUNT:
+        raise _validate.value_error("epochs", epochs, f"at most {events.MAX_COUNT} steps")
+    return math.ceil(steps)
+
+
 def steps(
     target_epsilon: float,
     noise_multiplier: float,
@@ -134,7 +203,7 @@ def batch_size(
         noise_multiplier: standard deviation of the noise over the clip norm, 0 or above.
         steps: number of optimizer steps, 0 or above.
         num_examples: number of training examples, 1 or above.
-        delta: in (0, 1).
+        delta: in (0, 1). One above 1 / `num_examples` makes a `UserWarning`.
         accountant: `"rdp"` or `"pld"`. Defaults to `"rdp"`.
 
     Returns:
@@ -158,6 +227,7 @@ def batch_size(
     num_examples = _validate.integer("num_examples", num_examples, minimum=1)
     delta = _validate.delta("delta", delta)
     accountant = _validate.one_of("accountant", accountant, guarantees.ACCOUNTANTS)
+    _warn_of_large_delta(delta, num_examples)
     if steps == 0 or math.isinf(target):
         return num_examples
 
@@ -214,6 +284,12 @@ def further_steps(
         0,
         search.largest_within(cost, target_epsilon, events.MAX_COUNT, guess=guess, stride=stride),
     )
+
+
+def _warn_of_large_delta(delta: float, num_examples: int) -> None:
+    message = guarantees.large_delta(delta, num_examples)
+    if message:
+        warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def _search(

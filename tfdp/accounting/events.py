@@ -70,11 +70,12 @@ class Leaf:
     event: dp_accounting.DpEvent = dataclasses.field(compare=False)
 
 
-def checked(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent:
+def checked(event: dp_accounting.DpEvent, name: str = "event") -> dp_accounting.DpEvent:
     """Copies an event after checking that it can be accounted for.
 
     Args:
         event: the event to check.
+        name: what errors call it. Defaults to `"event"`.
 
     Returns:
         An equal event that holds only plain Python numbers and shares no list with the argument.
@@ -83,12 +84,14 @@ def checked(event: dp_accounting.DpEvent) -> dp_accounting.DpEvent:
         TypeError: if it is not a `dp_accounting.DpEvent`, or a field has the wrong type.
         ValueError: if the event, one nested in it, or a parameter is not supported.
     """
-    return _checked(event, depth=0)
+    return _checked(event, depth=0, name=name)
 
 
-def _checked(event: dp_accounting.DpEvent, depth: int) -> dp_accounting.DpEvent:
+def _checked(
+    event: dp_accounting.DpEvent, depth: int, name: str = "event"
+) -> dp_accounting.DpEvent:
     if not isinstance(event, dp_accounting.DpEvent):
-        raise _validate.type_error("event", event, "a dp_accounting.DpEvent")
+        raise _validate.type_error(name, event, "a dp_accounting.DpEvent")
     if depth > MAX_DEPTH:
         raise ValueError(
             f"`event` must not be nested more than {MAX_DEPTH} deep. "
@@ -97,7 +100,7 @@ def _checked(event: dp_accounting.DpEvent, depth: int) -> dp_accounting.DpEvent:
     kind = type(event)
     if kind not in EVENT_FIELDS:
         supported = ", ".join(sorted(k.__name__ for k in EVENT_FIELDS))
-        raise _validate.value_error("event", event, f"one that can be accounted for ({supported})")
+        raise _validate.value_error(name, event, f"one that can be accounted for ({supported})")
     if kind in (dp_accounting.GaussianDpEvent, dp_accounting.LaplaceDpEvent):
         return kind(_validate.non_negative("noise_multiplier", event.noise_multiplier))
     if kind is dp_accounting.dp_event.ZCDpEvent:

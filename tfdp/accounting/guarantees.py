@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping
 
+import dp_accounting
+
 from tfdp import _validate
 from tfdp.accounting import dp_sgd, events, loss_distribution, renyi
 
@@ -98,6 +100,41 @@ def zcdp_epsilon(rho: float, delta: float) -> float:
     rho = _validate.non_negative("rho", rho)
     delta = _validate.delta("delta", delta)
     return rho + 2.0 * math.sqrt(rho * math.log(1.0 / delta))
+
+
+def large_delta(delta: float, num_examples: float) -> str | None:
+    """Says why a delta is too large for a data set.
+
+    Args:
+        delta: in (0, 1).
+        num_examples: number of examples, above 0.
+
+    Returns:
+        The warning, or `None` if delta is at most one over the number of examples.
+    """
+    if delta <= 1.0 / num_examples:
+        return None
+    return (
+        f"delta = {delta:g} is larger than one over the number of examples "
+        f"(1/{num_examples:g} = {1.0 / num_examples:.3g}): such a delta allows publishing a whole "
+        "example. Choose a smaller one."
+    )
+
+
+def zcdp_epsilon_of(counts: Mapping[events.Leaf, int], delta: float) -> float | None:
+    """Returns the simple bound for Gaussian releases; arguments are not checked.
+
+    Args:
+        counts: how often each release is made.
+        delta: in (0, 1).
+
+    Returns:
+        The epsilon, or `None` if there is a release other than a Gaussian on all examples.
+    """
+    if not all(isinstance(leaf.event, dp_accounting.GaussianDpEvent) for leaf in counts):
+        return None
+    rho = sum(count / (2.0 * leaf.event.noise_multiplier**2) for leaf, count in counts.items())
+    return zcdp_epsilon(rho, delta)
 
 
 def epsilon_of(

@@ -2,9 +2,10 @@
 
 import dataclasses
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import dp_accounting
+import numpy as np
 
 from tfdp import _validate
 from tfdp.accounting import calibration, events, guarantees, release, serialization, statement
@@ -59,18 +60,37 @@ class PrivacyLedger:
         *,
         description: str = "DP-SGD step",
         details: Mapping[str, Detail] | None = None,
+        estimate: dp_accounting.DpEvent | None = None,
     ) -> None:
         """Records that an event is about to be released.
 
         Args:
             event: the mechanism, such as `tfdp.accounting.dp_sgd_event` returns. Supported are
-                Gaussian, Laplace and zCDP events, Poisson samples of Gaussian events, non-private
-                and no-op events, and compositions of these.
+                Gaussian, Laplace and zCDP events, Gaussian events on samples (Poisson, of fixed
+                size, or Poisson cut to a capacity), non-private and no-op events, and
+                compositions of these.
             count: how often it is released, 0 or above; 0 records nothing. Defaults to 1.
             description: what it is for. Defaults to `"DP-SGD step"`.
             details: what the statement is to show beside it, from text to text, number or bool.
                 Keys it words itself: `sampling` (as it ran), `l2_norm_clip`,
-                `expected_batch_size`, `num_examples`, `note`. Defaults to none.
+                `expected_batch_size`, `num_examples`, `note`. `neighbours` replaces the
+                statement's words on which data sets cannot be told apart. Defaults to none.
+            estimate: what one release would have been charged had its batches been Poisson
+                samples. The statement then tells that epsilon as well, for comparison; no other
+                epsilon depends on it. Defaults to none.
+
+        Example:
+        >>> from dp_accounting import SelfComposedDpEvent
+        >>> from tfdp import accounting
+        >>> ledger = accounting.PrivacyLedger()  # data shuffled once an epoch, 100 batches each
+        >>> ledger.charge(
+        ...     accounting.dp_sgd_event(4.0, 1.0),  # every example is in one batch an epoch
+        ...     count=10,
+        ...     estimate=SelfComposedDpEvent(accounting.dp_sgd_event(4.0, 0.01), 100),
+        ... )
+        >>> statement = ledger.statement(1e-5)
+        >>> round(statement.epsilon_rdp, 2), round(statement.epsilon_estimate, 2)
+        (3.62, 0.3)
 
         Raises:
             TypeError: if an argument has the wrong type.
@@ -84,6 +104,7 @@ class PrivacyLedger:
             count,
             _validate.text("description", description),
             release.checked_details(details),
+            None if estimate is None else events.checked(estimate, "estimate"),
         )
         if count == 0:
             return
@@ -119,6 +140,34 @@ class PrivacyLedger:
         """
         delta, accountant = _checked(delta, accountant)
         return guarantees.epsilon_of(self._counts, delta, accountant)
+
+    def curve(
+        self, deltas: Sequence[float] | np.ndarray | None = None, accountant: str = "rdp"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns epsilon as a function of delta, for a picture.
+
+        Args:
+            deltas: each in (0, 1). Defaults to 33 of them, evenly spaced in their logarithm from
+                1e-10 to 1e-2.
+            accountant: `"rdp"` or `"pld"`. Defaults to `"rdp"`.
+
+        Returns:
+            The deltas and their epsilons, float64, of equal shape `(len(deltas),)`.
+
+        Raises:
+            TypeError: if an argument has the wrong type.
+            ValueError: as in `epsilon`.
+
+        Example:
+        >>> ledger = PrivacyLedger()
+        >>> ledger.charge(dp_accounting.GaussianDpEvent(2.0))
+        >>> deltas, epsilons = ledger.curve([1e-6, 1e-5, 1e-4], accountant="pld")
+        >>> epsilons.round(2).tolist()
+        [2.25, 1.99, 1.7]
+        """
+        points = np.logspace(-10.0, -2.0, 33) if deltas is None else deltas
+        checked = np.array([_validate.delta("deltas", delta) for delta in points])
+        return checked, np.array([self.epsilon(delta, accountant) for delta in checked])
 
     def delta(self, epsilon: float, accountant: str = "rdp") -> float:
         """Returns the delta of everything charged so far, for a given epsilon.
@@ -260,6 +309,7 @@ class PrivacyLedger:
                     entry.count,
                     description=entry.description,
                     details=entry.details,
+                    estimate=entry.estimate,
                 )
             ledger._origin = uuid.uuid4().hex
             for reason in reasons:

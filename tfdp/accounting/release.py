@@ -23,12 +23,15 @@ class Release:
         description: what it was for, such as `"DP-SGD step"`.
         details: what the statement shows beside it, such as `{"l2_norm_clip": 0.1}`. Text for the
             reader: no epsilon depends on it.
+        estimate: what would stand in for the event had the batches been Poisson samples, if that
+            is worth telling. Only the statement's comparison depends on it.
     """
 
     event: dp_accounting.DpEvent
     count: int
     description: str
     details: Mapping[str, Detail] = dataclasses.field(default_factory=dict)
+    estimate: dp_accounting.DpEvent | None = None
 
     def same_kind(self, other: "Release") -> bool:
         """Tells whether two releases differ in nothing but their counts.
@@ -37,13 +40,14 @@ class Release:
             other: the release to compare with.
 
         Returns:
-            Whether event, description and details are equal. `1`, `1.0` and `True` are three
-            different details.
+            Whether event, description, details and estimate are equal. `1`, `1.0` and `True` are
+            three different details.
         """
         return (
             self.event == other.event
             and self.description == other.description
             and details_key(self.details) == details_key(other.details)
+            and self.estimate == other.estimate
         )
 
 

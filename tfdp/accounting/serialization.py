@@ -1,16 +1,17 @@
 """The ledger as JSON: read by people, checked on the way in, never executed.
 
 ```json
-{"format": "tfdp privacy ledger", "version": 1,
+{"format": "tfdp privacy ledger", "version": 2,
  "releases": [{"event": {"type": "PoissonSampledDpEvent", "sampling_probability": 0.01,
                          "event": {"type": "GaussianDpEvent", "noise_multiplier": 1.1}},
                "count": 1000, "description": "DP-SGD step", "details": {"l2_norm_clip": 1.0},
-               "origin": "5f0c..."}],
+               "origin": "5f0c...", "estimate": null}],
  "not_private_reasons": []}
 ```
 
-Infinite numbers, which JSON lacks, are written `{"float": "inf"}`. Later versions of the format
-get a higher version number; this reader refuses what it does not know rather than guess.
+Infinite numbers, which JSON lacks, are written `{"float": "inf"}`. `estimate` is an event or null;
+version 1 lacked it. Later versions of the format get a higher version number; this reader refuses
+what it does not know rather than guess.
 """
 
 import json
@@ -24,7 +25,8 @@ from tfdp.accounting import events
 from tfdp.accounting.release import Release
 
 FORMAT = "tfdp privacy ledger"
-VERSION = 1
+VERSION = 2
+_VERSIONS = (1, 2)  # what `load` reads
 
 _TYPES = {kind.__name__: kind for kind in events.EVENT_FIELDS}
 _INFINITIES = {"inf": math.inf, "-inf": -math.inf}
@@ -50,6 +52,7 @@ def dump(entries: Iterable[tuple[str, Release]], not_private_reasons: Iterable[s
                 "description": release.description,
                 "details": {key: _number(value) for key, value in release.details.items()},
                 "origin": origin,
+                "estimate": None if release.estimate is None else event_to_dict(release.estimate),
             }
             for origin, release in entries
         ],
@@ -82,8 +85,9 @@ def load(text: str) -> tuple[list[tuple[str, Release]], list[str]]:
     _expect(isinstance(document, dict), "a JSON object", "text", document)
     if document.get("format") != FORMAT:
         raise _error(f"marked {FORMAT!r}", "format", document.get("format"))
-    if document.get("version") != VERSION or isinstance(document["version"], bool):
-        raise _error(f"{VERSION}, the version known here", "version", document.get("version"))
+    version = document.get("version")
+    if type(version) is not int or version not in _VERSIONS:
+        raise _error(f"one of {_VERSIONS}, the versions known here", "version", version)
     _expect_keys(document, {"format", "version", "releases", "not_private_reasons"}, "ledger")
     _expect(isinstance(document["releases"], list), "a list", "releases", document["releases"])
     reasons = document["not_private_reasons"]
@@ -93,7 +97,7 @@ def load(text: str) -> tuple[list[tuple[str, Release]], list[str]]:
         "not_private_reasons",
         reasons,
     )
-    return [_release(entry) for entry in document["releases"]], reasons
+    return [_release(entry, version) for entry in document["releases"]], reasons
 
 
 def event_to_dict(event: dp_accounting.DpEvent) -> dict[str, Any]:
@@ -153,9 +157,11 @@ def event_from_dict(value: Any, depth: int = 0) -> dp_accounting.DpEvent:
     return kind(**arguments)
 
 
-def _release(entry: Any) -> tuple[str, Release]:
+def _release(entry: Any, version: int) -> tuple[str, Release]:
     _expect(isinstance(entry, dict), "a JSON object", "release", entry)
-    _expect_keys(entry, {"event", "count", "description", "details", "origin"}, "release")
+    keys = {"event", "count", "description", "details", "origin"}
+    _expect_keys(entry, keys if version == 1 else keys | {"estimate"}, "release")
+    estimate = entry.get("estimate")
     details = entry["details"]
     _expect(isinstance(details, dict), "a JSON object", "details", details)
     release = Release(
@@ -163,6 +169,7 @@ def _release(entry: Any) -> tuple[str, Release]:
         entry["count"],
         entry["description"],
         {key: _from_number(value) for key, value in details.items()},
+        None if estimate is None else event_from_dict(estimate),
     )
     return entry["origin"], release
 

@@ -5,16 +5,20 @@ import importlib.metadata
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dp_accounting
+from dp_accounting.dp_event import TruncatedSubsampledGaussianDpEvent
 
 from tfdp.accounting import events, guarantees, loss_distribution
 from tfdp.accounting.release import Release, details_key
 
 UNIT = "one training example"
 RELATION = "add or remove one example"
+EMPTY_RELATION = (
+    "replace one example by an empty one whose gradient is zero; the number of examples is public"
+)
 NOT_CHARGED = (
     "the search for hyper-parameters: each further training run on the same data, also one whose "
     "model was thrown away, costs privacy of its own",
@@ -67,6 +71,11 @@ class PrivacyStatement:
         epsilon_rdp: epsilon by Rényi differential privacy; infinite if there is no guarantee.
         epsilon_pld: epsilon by privacy loss distributions; infinite if there is no guarantee,
             `None` if a release has no such distribution.
+        epsilon_zcdp: epsilon by the simple formula `tfdp.accounting.zcdp_epsilon`, as a check;
+            `None` unless every release is Gaussian noise on all examples.
+        epsilon_estimate: what epsilon would be, by RDP, had all batches been Poisson samples;
+            `None` if no release has such an estimate. Not a bound for what ran.
+        estimated: what those releases were for.
         releases: what was released. Equal kinds of release are joined.
         not_private_reasons: why there is no guarantee; empty if there is one.
         warnings: what weakens the guarantee.
@@ -86,6 +95,9 @@ class PrivacyStatement:
     unit: str = UNIT
     relation: str = RELATION
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    epsilon_zcdp: float | None = None
+    epsilon_estimate: float | None = None
+    estimated: tuple[str, ...] = ()
 
     @property
     def is_private(self) -> bool:
@@ -164,6 +176,16 @@ class PrivacyStatement:
                 + ("not available" if self.epsilon_pld is None else _up(self.epsilon_pld)),
                 "Both are upper bounds for the same releases; PLD is usually the tighter.",
             ]
+            if self.epsilon_zcdp is not None:
+                lines.append(f"Check by the zCDP formula, always looser:  {_up(self.epsilon_zcdp)}")
+            if self.epsilon_estimate is not None:
+                names = " and ".join(repr(name) for name in self.estimated)
+                lines += [
+                    "",
+                    f"Had the batches of {names} been Poisson samples, epsilon would be "
+                    f"{_up(self.epsilon_estimate)} (RDP). That is an estimate for comparison, not "
+                    "a bound for what ran.",
+                ]
         lines += ["", f"Unit of privacy: {self.unit}.", f"Neighbouring data sets: {self.relation}."]
         title = "Privacy statement\n=================\n" if self.is_private else ""
         return title + "\n".join(map(_wrap, lines))
@@ -186,9 +208,14 @@ def make(
     Returns:
         The statement.
     """
-    joined: dict[tuple[str, str, str], Release] = {}
+    joined: dict[tuple[str, ...], Release] = {}
     for release in releases:
-        key = (repr(release.event), release.description, details_key(release.details))
+        key = (
+            repr(release.event),
+            release.description,
+            details_key(release.details),
+            repr(release.estimate),
+        )
         if key in joined:
             release = dataclasses.replace(release, count=release.count + joined[key].count)
         joined[key] = release
@@ -198,10 +225,15 @@ def make(
             reasons.append(f"{release.description!r} was released without noise (epsilon infinite)")
     rdp: float = math.inf
     pld: float | None = math.inf
+    zcdp = estimate = None
+    estimated = [release for release in joined.values() if release.estimate is not None]
     if not reasons:
         rdp = guarantees.epsilon_of(counts, delta, "rdp")
         no_pld = loss_distribution.unsupported(counts) is not None
         pld = None if no_pld else guarantees.epsilon_of(counts, delta, "pld")
+        zcdp = guarantees.zcdp_epsilon_of(counts, delta)
+        if estimated:
+            estimate = guarantees.epsilon_of(_estimate(joined.values()), delta, "rdp")
         if math.isinf(rdp if pld is None else min(rdp, pld)):
             reasons.append(f"epsilon is infinite at delta = {delta:g}")
     return PrivacyStatement(
@@ -211,33 +243,55 @@ def make(
         releases=tuple(_summary(release) for release in joined.values()),
         not_private_reasons=tuple(dict.fromkeys(reasons)),
         warnings=tuple(_warnings(list(joined.values()), delta)),
+        relation=_relation(releases),
         versions=_versions(),
+        epsilon_zcdp=zcdp,
+        epsilon_estimate=estimate,
+        estimated=tuple(dict.fromkeys(release.description for release in estimated)),
     )
 
 
+def _estimate(releases: Iterable[Release]) -> dict[events.Leaf, int]:
+    counts: dict[events.Leaf, int] = {}
+    for release in releases:
+        event = release.event if release.estimate is None else release.estimate
+        for leaf, count in events.leaves(event, release.count).items():
+            counts[leaf] = counts.get(leaf, 0) + count
+    return counts
+
+
+def _relation(releases: Sequence[Release]) -> str:
+    said = dict.fromkeys(
+        str(release.details["neighbours"])
+        for release in releases
+        if "neighbours" in release.details
+    )
+    if said:
+        return "; ".join(said)
+    fixed_size = any(
+        _has(release.event, dp_accounting.SampledWithoutReplacementDpEvent) for release in releases
+    )
+    return EMPTY_RELATION if fixed_size else RELATION
+
+
 def _warnings(releases: Sequence[Release], delta: float) -> list[str]:
-    found: list[str] = []
+    found: list[str | None] = []
     for release in releases:
         size = release.details.get("num_examples")
-        if isinstance(size, int | float) and size > 0 and delta > 1.0 / size:
-            found.append(
-                f"delta = {delta:g} is larger than one over the number of examples "
-                f"(1/{size:g} = {1.0 / size:.3g}): such a delta allows publishing a whole example. "
-                "Choose a smaller one."
-            )
+        if isinstance(size, int | float) and size > 0:
+            found.append(guarantees.large_delta(delta, size))
         sampling = str(release.details.get("sampling", "Poisson"))
-        if _is_amplified(release.event) and not sampling.casefold().startswith("poisson"):
+        poisson = _has(release.event, dp_accounting.PoissonSampledDpEvent)
+        if poisson and not sampling.casefold().startswith("poisson"):
             found.append(
                 f"Batches were drawn by {sampling!r}, yet epsilon is computed as if by Poisson "
                 "sampling. It is an estimate, not a proven bound."
             )
-    return list(dict.fromkeys(found))
+    return [warning for warning in dict.fromkeys(found) if warning]
 
 
-def _is_amplified(event: dp_accounting.DpEvent) -> bool:
-    return any(
-        isinstance(leaf.event, dp_accounting.PoissonSampledDpEvent) for leaf in events.leaves(event)
-    )
+def _has(event: dp_accounting.DpEvent, kind: type[dp_accounting.DpEvent]) -> bool:
+    return any(isinstance(leaf.event, kind) for leaf in events.leaves(event))
 
 
 def _summary(release: Release) -> ReleaseSummary:
@@ -245,29 +299,44 @@ def _summary(release: Release) -> ReleaseSummary:
     q: float | None = None
     sigma: float | None = None
     mechanism = repr(release.event)
+    drawn = "none: every example may take part in every release"
     if len(leaves) == 1:
         event = leaves[0].event
-        sampled = isinstance(event, dp_accounting.PoissonSampledDpEvent)
-        if sampled:
-            q, event = event.sampling_probability, event.event
+        if isinstance(event, events.SAMPLED):
+            q, drawn, event = _sample(event)
         if isinstance(event, dp_accounting.GaussianDpEvent):
             mechanism, sigma = "Gaussian noise on a sum of clipped terms", event.noise_multiplier
         elif isinstance(event, dp_accounting.LaplaceDpEvent):
             mechanism, sigma = "Laplace noise", event.noise_multiplier
         elif isinstance(event, dp_accounting.NonPrivateDpEvent):
             mechanism = "no noise"
-        if sigma is not None and not sampled:
+        if sigma is not None and q is None:
             q = 1.0
-    if "sampling" in release.details:
-        sampling = str(release.details["sampling"])
-    elif _is_amplified(release.event):
-        sampling = "Poisson (as accounted): each example takes part by an independent coin flip"
-    else:
-        sampling = "none: every example may take part in every release"
-    details = {key: value for key, value in release.details.items() if key != "sampling"}
+    elif any(_has(release.event, kind) for kind in events.SAMPLED):
+        drawn = "as in the mechanism above"
+    sampling = str(release.details.get("sampling", drawn))
+    details = {
+        key: value
+        for key, value in release.details.items()
+        if key not in ("sampling", "neighbours")
+    }
     return ReleaseSummary(
         release.description, release.count, mechanism, sampling, q, sigma, details
     )
+
+
+def _sample(event: dp_accounting.DpEvent) -> tuple[float, str, dp_accounting.GaussianDpEvent]:
+    """Returns the sampling probability, the sampling in words, and what runs on the sample."""
+    if isinstance(event, dp_accounting.SampledWithoutReplacementDpEvent):
+        size, total = event.sample_size, event.source_dataset_size
+        words = f"fixed size (as accounted): {size:,} of {total:,} examples, drawn afresh each time"
+        return size / total, words, event.event
+    words = "Poisson (as accounted): each example takes part by an independent coin flip"
+    if isinstance(event, TruncatedSubsampledGaussianDpEvent):
+        words += f"; of more than {event.truncated_batch_size:,}, a random subset of that many"
+        gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
+        return event.sampling_probability, words, gaussian
+    return event.sampling_probability, words, event.event
 
 
 def _release_text(release: ReleaseSummary) -> str:
