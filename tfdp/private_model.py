@@ -107,6 +107,7 @@ class PrivateModel(keras.Model):
                 "expected_batch_size", expected_batch_size, minimum=1
             )
         self.model = model
+        self.built = model.built  # Weights can be loaded before the first call.
         self.clipping = _validate.one_of("clipping", clipping, ("auto", "vectorized"))
         self.physical_batch_size = physical_batch_size
         self.expected_batch_size = expected_batch_size
