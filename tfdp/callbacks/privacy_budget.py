@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 
-import keras
+from tfdp import _validate, accounting
+from tfdp.callbacks.privacy_callback import PrivacyCallback
 
-from tfdp import _validate
+_SECONDS_BETWEEN_UPDATES = 1.0
 
 
-class PrivacyBudget(keras.callbacks.Callback):
+class PrivacyBudget(PrivacyCallback):
     """Stops before the step that would overspend, and shows epsilon in the progress bar.
 
     ``logs["epsilon"]`` is the epsilon of everything in the model's ledger, so it is also in the
-    history and in any logger that comes after this callback.
+    history and in any logger that comes after this callback. Within an epoch it is worked out
+    anew once a second, which the progress bar shows no faster.
 
     Args:
         target_epsilon: The budget, positive; ``None`` reports epsilon and never stops.
@@ -22,57 +25,106 @@ class PrivacyBudget(keras.callbacks.Callback):
 
     Raises:
         BudgetSpentError: From ``fit``, before any step, if not one step fits into what is left.
+            Also between steps, if another callback charged the ledger after this one had looked.
 
     Formal guarantee: after ``fit`` the ledger's epsilon at ``delta`` is at most
-    ``target_epsilon``, if it was before. With ``steps_per_execution=k`` steps run k at a time,
-    and training stops when fewer than k are left.
+    ``target_epsilon``, if it was before. The ledger is asked just before each step, so what other
+    callbacks restore or charge is counted wherever they stand in the list. With
+    ``steps_per_execution=k`` steps run up to k at a time, and training stops when fewer than k
+    are left.
 
     Example:
-        >>> import tfdp
+        A learning rate that falls to zero over the very steps that the budget allows:
+
+        >>> import keras, tfdp
         >>> budget = tfdp.callbacks.PrivacyBudget(target_epsilon=3.0, delta=1e-5)
+        >>> steps = budget.total_steps(noise_multiplier=1.23, sampling_probability=512 / 60_000)
+        >>> steps
+        6197
+        >>> optimizer = tfdp.optimizers.VectorizedDPKerasSGDOptimizer(
+        ...     l2_norm_clip=0.1, noise_multiplier=1.23,
+        ...     learning_rate=keras.optimizers.schedules.CosineDecay(0.5, decay_steps=steps))
     """
 
     def __init__(self, target_epsilon: float | None, delta: float, accountant: str = "rdp"):
-        super().__init__()
+        super().__init__(delta, accountant)
         if target_epsilon is not None:
             target_epsilon = _validate.positive("target_epsilon", target_epsilon)
         self.target_epsilon = target_epsilon
-        self.delta = _validate.delta("delta", delta)
-        self.accountant = _validate.one_of("accountant", accountant, ("rdp", "pld"))
-        self._remaining = math.inf
+        self._allowed = 0
+        self._allowed_for = None
+        self._shown = 0.0
+        self._shown_at = -math.inf
 
-    def on_train_begin(self, logs=None):
-        model = self.model
-        if not hasattr(model, "ledger"):
-            raise ValueError(
-                "PrivacyBudget needs a model from tfdp.make_private. "
-                f"Received: model={model.name!r} ({type(model).__name__})"
-            )
+    def total_steps(self, noise_multiplier: float, sampling_probability: float) -> int:
+        """How many steps the budget allows in all, counted from an empty ledger.
+
+        Args:
+            noise_multiplier: Standard deviation of the noise over the clip norm (half of it, if
+                examples are averaged in groups before clipping: ``num_microbatches``).
+            sampling_probability: Expected batch size over the number of examples, in [0, 1].
+
+        Returns:
+            The number of steps: 0 if not even one fits, `sys.maxsize` if there is no limit.
+
+        Raises:
+            ValueError: If this callback has no ``target_epsilon``, or an argument is out of range.
+        """
         if self.target_epsilon is None:
-            return
-        self._remaining = model.ledger.remaining_steps(
-            model.step_event, self.target_epsilon, self.delta, self.accountant
+            raise ValueError(
+                "How many steps fit is known only for a budget. Received: target_epsilon=None"
+            )
+        return accounting.steps(
+            self.target_epsilon,
+            noise_multiplier,
+            sampling_probability,
+            self.delta,
+            self.accountant,
         )
-        if self._remaining < model.steps_per_execution:
+
+    # The ledger counts steps where they run. Neither `on_train_begin` nor the number of an
+    # execution's steps is as good: a callback listed later may restore a ledger in its own
+    # `on_train_begin`, and the last execution of an epoch may be a shorter one.
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if not self._fits_another_execution():
+            together = self.model.steps_per_execution
+            step = "step" if together == 1 else f"execution of {together} steps"
             raise BudgetSpentError(
                 f"The privacy budget is spent: epsilon is {self._epsilon():.4g} at "
-                f"delta={self.delta:g}, and no further training step fits. "
+                f"delta={self.delta:g}, and no further training {step} fits. "
                 f"Received: target_epsilon={self.target_epsilon}"
             )
 
     def on_train_batch_end(self, batch, logs=None):
-        self._remaining -= self.model.steps_per_execution
-        if self._remaining < self.model.steps_per_execution:
+        if not self._fits_another_execution():
             self.model.stop_training = True
         if logs is not None:
-            logs["epsilon"] = self._epsilon()
+            if time.monotonic() - self._shown_at > _SECONDS_BETWEEN_UPDATES:
+                self._shown, self._shown_at = self._epsilon(), time.monotonic()
+            logs["epsilon"] = self._shown
 
     def on_epoch_end(self, epoch, logs=None):
-        if logs is not None:
-            logs["epsilon"] = self._epsilon()
+        super().on_epoch_end(epoch, logs)
+        self._shown_at = -math.inf
+        if not self._fits_another_execution():
+            self.model.stop_training = True
 
-    def _epsilon(self) -> float:
-        return self.model.ledger.epsilon(self.delta, self.accountant)
+    def _fits_another_execution(self) -> bool:
+        if self.target_epsilon is None:
+            return True
+        event, ledger = self.model.step_event, self.model.ledger
+        steps = sum(release.count for release in ledger.releases if release.event == event)
+        others = [
+            (release.event, release.count) for release in ledger.releases if release.event != event
+        ]
+        # Searching for the number of steps takes seconds for "pld", counting them none.
+        if self._allowed_for != (event, others):
+            self._allowed_for = event, others
+            self._allowed = steps + ledger.remaining_steps(
+                event, self.target_epsilon, self.delta, self.accountant
+            )
+        return self._allowed - steps >= self.model.steps_per_execution
 
 
 class BudgetSpentError(ValueError):
