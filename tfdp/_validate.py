@@ -263,3 +263,48 @@ def text(name: str, value: Any) -> str:
     if not value.strip():
         raise value_error(name, value, "a string that is not empty")
     return value
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Checks that a value is true or false.
+
+    Args:
+        name: name of the argument.
+        value: the value to check.
+
+    Returns:
+        The value as a `bool`.
+
+    Raises:
+        TypeError: if the value is not a bool.
+
+    Example:
+    >>> boolean("normalize", False)
+    False
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise type_error(name, value, "True or False")
+    return bool(value)
+
+
+def shape(name: str, value: Any) -> tuple[int, ...]:
+    """Checks that a value is the shape of an array that is not empty.
+
+    Args:
+        name: name of the argument.
+        value: the value to check.
+
+    Returns:
+        The value as a tuple.
+
+    Raises:
+        TypeError: if the value is not a tuple or list of integers.
+        ValueError: if a size is below 1.
+
+    Example:
+    >>> shape("input_shape", [28, 28, 1])
+    (28, 28, 1)
+    """
+    if not isinstance(value, tuple | list):
+        raise type_error(name, value, "a tuple of integers")
+    return tuple(integer(name, size, minimum=1) for size in value)

@@ -6,6 +6,8 @@ import secrets
 
 import tensorflow as tf
 
+from tfdp import _validate
+
 
 class GaussianNoise:
     """Independent Gaussian noise on a list of tensors.
@@ -19,12 +21,12 @@ class GaussianNoise:
     """
 
     def __init__(self, seed: int | None = None):
-        self.seed = seed
+        self.seed = None if seed is None else _validate.integer("seed", seed)
         if seed is None:
             state = [_signed_64_bits() for _ in range(3)]
             self._generator = tf.random.Generator.from_state(state, alg="philox")
         else:
-            self._generator = tf.random.Generator.from_seed(seed, alg="philox")
+            self._generator = tf.random.Generator.from_seed(self.seed, alg="philox")
 
     def add(self, tensors: list[tf.Tensor], stddev: float) -> list[tf.Tensor]:
         """Adds noise of standard deviation ``stddev`` to every number of every tensor.
@@ -36,6 +38,7 @@ class GaussianNoise:
         Returns:
             Tensors of the same shapes and dtypes. Noise is drawn in float32 or wider.
         """
+        stddev = _validate.non_negative("stddev", stddev)
         if stddev == 0:
             return list(tensors)
         return [self._noisy(tensor, stddev) for tensor in tensors]

@@ -64,6 +64,9 @@ def cifar_cnn(
           Learning Needs Better Features (or Much More Data).
     """
     variant = _validate.one_of("variant", variant, tuple(_HEADS))
+    input_shape = _validate.shape("input_shape", input_shape)
+    num_classes = _validate.integer("num_classes", num_classes, minimum=1)
+    normalize = _validate.boolean("normalize", normalize)
     if normalize and input_shape[-1] != len(_IMAGENET_MEAN):
         raise ValueError(
             f"`normalize` needs images of three channels. Received: input_shape={input_shape}"

@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from tfdp import _validate
 from tfdp.models.activation import Activation, new_activation_layer
 
 
@@ -38,6 +39,8 @@ def digits_mlp(
         >>> tfdp.models.digits_mlp("relu").output_shape
         (None, 10)
     """
+    input_shape = _validate.shape("input_shape", input_shape)
+    num_classes = _validate.integer("num_classes", num_classes, minimum=1)
     return keras.Sequential(
         [
             keras.Input(input_shape),

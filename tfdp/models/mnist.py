@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from tfdp import _validate
 from tfdp.models.activation import Activation, new_activation_layer
 
 
@@ -46,6 +47,8 @@ def mnist_cnn(
         - [Tramer and Boneh (2021)](https://arxiv.org/abs/2011.11660), Differentially Private
           Learning Needs Better Features (or Much More Data).
     """
+    input_shape = _validate.shape("input_shape", input_shape)
+    num_classes = _validate.integer("num_classes", num_classes, minimum=1)
     return keras.Sequential(
         [
             keras.Input(input_shape),
