@@ -265,13 +265,12 @@ def further_steps(
     if any(events.is_non_private(leaf) for leaf in (*spent, *step)):
         return 0
 
-    def cost(n: int) -> float:
+    def cost(n: int, coarse: bool = False) -> float:
         counts = dict(spent)
         for leaf, times in step.items():
             counts[leaf] = counts.get(leaf, 0) + n * times
-        return guarantees.epsilon_of(
-            {leaf: count for leaf, count in counts.items() if count}, delta, accountant
-        )
+        made = {leaf: count for leaf, count in counts.items() if count}
+        return guarantees.epsilon_of(made, delta, accountant, coarse=coarse)
 
     if not step:
         return events.MAX_COUNT if cost(0) <= target_epsilon else 0
@@ -280,10 +279,8 @@ def further_steps(
     stride = 1
     if accountant == "pld":
         guess, stride = guess + guess // 8, max(1, guess // 16)
-    return max(
-        0,
-        search.largest_within(cost, target_epsilon, events.MAX_COUNT, guess=guess, stride=stride),
-    )
+    found = _search(cost, accountant, target_epsilon, events.MAX_COUNT, guess, stride, 0.0)
+    return max(0, found)
 
 
 def _warn_of_large_delta(delta: float, num_examples: int) -> None:

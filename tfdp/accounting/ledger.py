@@ -166,6 +166,8 @@ class PrivacyLedger:
         [2.25, 1.99, 1.7]
         """
         points = np.logspace(-10.0, -2.0, 33) if deltas is None else deltas
+        if np.ndim(points) != 1 or not len(points):
+            raise _validate.type_error("deltas", deltas, "a sequence of numbers")
         checked = np.array([_validate.delta("deltas", delta) for delta in points])
         return checked, np.array([self.epsilon(delta, accountant) for delta in checked])
 

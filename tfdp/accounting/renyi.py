@@ -8,6 +8,7 @@ enough to ask after every training step.
 import contextlib
 import functools
 import logging
+import math
 from collections.abc import Iterator, Mapping
 
 import dp_accounting
@@ -122,9 +123,7 @@ def curve(leaf: events.Leaf) -> np.ndarray:
         rdp = _truncated(leaf)
     else:
         rdp = _composed(event, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
-    # Rényi divergence grows with the order, so the bound at a larger order also holds at a smaller
-    # one, where the series for fractional orders is loose or does not converge.
-    rdp = np.minimum.accumulate(rdp[::-1])[::-1].copy()
+    rdp = _convex(rdp)
     if isinstance(event, events.SAMPLED):
         rdp = rdp + _ROUNDING
     rdp.setflags(write=False)
@@ -138,6 +137,28 @@ def _composed(
     with _quiet(), np.errstate(all="ignore"):
         rdp = accountant.compose(event).rdp
     return np.where(np.isnan(rdp), np.inf, np.maximum(rdp, 0.0))
+
+
+def _convex(rdp: np.ndarray) -> np.ndarray:
+    """Tightens bounds where the series for fractional orders is loose or does not converge.
+
+    (order - 1) * divergence is the logarithm of a moment, so it is convex in the order and zero at
+    order 1: a bound may be lowered to any chord between two others.
+    """
+    hull = [(1.0, 0.0)]
+    for order, value in zip(_ORDERS, (_ORDERS - 1.0) * rdp, strict=True):
+        if math.isinf(value):
+            continue
+        while len(hull) > 1 and _slope(hull[-2], (order, value)) <= _slope(hull[-2], hull[-1]):
+            hull.pop()
+        hull.append((order, value))
+    orders, values = zip(*hull, strict=True)
+    chords = np.interp(_ORDERS, orders, values, right=np.inf) / (_ORDERS - 1.0)
+    return np.minimum(rdp, chords)
+
+
+def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
+    return (right[1] - left[1]) / (right[0] - left[0])
 
 
 def _fixed_size(event: dp_accounting.SampledWithoutReplacementDpEvent) -> np.ndarray:
