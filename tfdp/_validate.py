@@ -10,6 +10,7 @@ NaN is refused always, infinity unless `allow_infinity` says otherwise.
 
 import math
 import numbers
+import os
 from collections.abc import Collection
 from typing import Any, TypeVar
 
@@ -308,3 +309,26 @@ def shape(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, tuple | list):
         raise type_error(name, value, "a tuple of integers")
     return tuple(integer(name, size, minimum=1) for size in value)
+
+
+def path(name: str, value: Any) -> str:
+    """Checks that a value is the path of a file or folder.
+
+    Args:
+        name: name of the argument.
+        value: the value to check.
+
+    Returns:
+        The value as a string.
+
+    Raises:
+        TypeError: if the value is neither a string nor an `os.PathLike`.
+        ValueError: if it is empty.
+
+    Example:
+    >>> path("log_dir", "logs")
+    'logs'
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise type_error(name, value, "a path")
+    return text(name, os.fspath(value))

@@ -8,6 +8,7 @@ import os
 import dp_accounting
 import tensorflow as tf
 
+from tfdp import _validate
 from tfdp.callbacks.privacy_callback import PrivacyCallback
 
 _SHOWN = ("epsilon", "noise_multiplier", "sampling_probability", "expected_batch_size", "steps")
@@ -63,8 +64,8 @@ class PrivacyLog(PrivacyCallback):
         log_dir: str | os.PathLike | None = None,
     ):
         super().__init__(delta, accountant)
-        self.csv_path = None if csv_path is None else os.fspath(csv_path)
-        self.log_dir = None if log_dir is None else os.fspath(log_dir)
+        self.csv_path = None if csv_path is None else _validate.path("csv_path", csv_path)
+        self.log_dir = None if log_dir is None else _validate.path("log_dir", log_dir)
         self._continues = False
         self._writer = None
 
