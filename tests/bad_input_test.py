@@ -1,0 +1,613 @@
+"""Every public argument refuses what it cannot mean, by name and before anything happens.
+
+`CASES` has a row for each public function, class and method of their own: a call that works, and
+what each argument must refuse. A public callable without a row fails the test, and so does an
+argument that the row does not speak of.
+"""
+
+import dataclasses
+import inspect
+import math
+import re
+import types
+from collections.abc import Callable
+from typing import Any
+
+import dp_accounting
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfdp
+
+NOT_NUMBERS = ("1", [1.0], None, True, math.nan, math.inf)
+REAL = NOT_NUMBERS
+POSITIVE = (*NOT_NUMBERS, 0.0, -1.0)
+NON_NEGATIVE = (*NOT_NUMBERS, -1.0)
+POSITIVE_OR_INFINITE = ("1", [1.0], None, True, math.nan, 0.0, -1.0)
+NON_NEGATIVE_OR_INFINITE = ("1", [1.0], None, True, math.nan, -1.0)
+PROBABILITY = (*NON_NEGATIVE, 1.1)
+SAMPLING_RATE = (*PROBABILITY, 0.0)
+DELTA = (*SAMPLING_RATE, 1.0)
+NATURAL = (*NOT_NUMBERS, 1.0, -1)
+COUNT = (*NATURAL, 0)
+INTEGER = (*NOT_NUMBERS, 1.0)
+CHOICE = ("another", 1, None, ["rdp"])
+TEXT = ("", " ", 1, None)
+EVENT = (None, 1.0, "Gaussian", dp_accounting.DpEvent)
+MODEL = (None, "model", keras.layers.Dense(2), lambda x: x)
+ACTIVATION = (None, 1.0, "no activation")
+SHAPE = (None, "ab", 1.5, (28, -1, 1), (28, 0, 1), (28, 28.0, 1), ("a", 28, 1))
+ARRAYS = (np.zeros((0, 4)), np.array("text"), {"a": np.zeros((3, 4)), "b": np.zeros((2, 4))})
+
+
+def optional(values: tuple) -> tuple:
+    """The same where ``None`` has a meaning."""
+    return tuple(value for value in values if value is not None)
+
+
+def without_lists(values: tuple) -> tuple:
+    """The same where a list has a meaning."""
+    return tuple(value for value in values if not isinstance(value, list))
+
+
+@dataclasses.dataclass
+class Case:
+    """A row of the table.
+
+    Attributes:
+        call: What is called, or a function that makes a bound method anew.
+        good: Arguments with which it works.
+        bad: For each argument, values that it refuses.
+        free: Arguments that are Keras's, or that take anything.
+        fresh: Whether ``call`` makes what is called.
+    """
+
+    call: Callable
+    good: dict[str, Any] = dataclasses.field(default_factory=dict)
+    bad: dict[str, tuple] = dataclasses.field(default_factory=dict)
+    free: tuple[str, ...] = ()
+    fresh: bool = False
+
+    def function(self) -> Callable:
+        return self.call() if self.fresh else self.call
+
+
+def plain_model():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+
+
+def compiled(**kwargs):
+    private = tfdp.make_private(plain_model(), **kwargs)
+    private.compile(
+        tfdp.optimizers.VectorizedDPKerasSGDOptimizer(1.0, 1.0, learning_rate=0.1),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return private
+
+
+def ledger():
+    result = tfdp.accounting.PrivacyLedger()
+    result.charge(EVENT_OF_A_STEP, 2)
+    return result
+
+
+def poisson():
+    return tfdp.sampling.PoissonDataset(X, Y, expected_batch_size=2)
+
+
+X, Y = np.arange(24.0).reshape(6, 4), np.zeros(6, "int32")
+BATCHES = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2)
+EVENT_OF_A_STEP = dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.GaussianDpEvent(1.0))
+SETUP = {"noise_multiplier": 1.0, "sampling_probability": 0.1, "steps": 2, "delta": 1e-5}
+SAMPLED = {"noise_multiplier": 1.0, "sampling_probability": 0.01}
+DRAWN = {"expected_batch_size": 2, "steps_per_epoch": 3, "capacity": 4, "seed": 1}
+BAD_SETUP = {
+    "noise_multiplier": NON_NEGATIVE,
+    "sampling_probability": PROBABILITY,
+    "steps": (*NATURAL, 2**63),
+    "delta": DELTA,
+    "accountant": CHOICE,
+}
+BAD_DRAWN = {
+    "expected_batch_size": (*optional(COUNT), 7),
+    "steps_per_epoch": optional(COUNT),
+    "capacity": (*optional(COUNT), 1),
+    "seed": optional(INTEGER),
+}
+
+
+def a(call, good=None, bad=None, free=(), fresh=False):
+    return Case(call, good or {}, bad or {}, free, fresh)
+
+
+def without(arguments, *names):
+    return {name: value for name, value in arguments.items() if name not in names}
+
+
+def optimizer_case(optimizer):
+    return a(
+        optimizer,
+        {"l2_norm_clip": 1.0, "noise_multiplier": 1.0},
+        {
+            "l2_norm_clip": (
+                *without_lists(POSITIVE),
+                *([value] for value in POSITIVE),
+                *({"layer": value} for value in POSITIVE),
+                {},
+                {1: 1.0},
+            ),
+            "noise_multiplier": NON_NEGATIVE,
+            "num_microbatches": optional(COUNT),
+            "automatic_gamma": optional(POSITIVE),
+            "noise_seed": optional(INTEGER),
+        },
+        free=("args", "kwargs"),
+    )
+
+
+def model_case(model, **bad):
+    return a(
+        model,
+        bad={
+            "activation": ACTIVATION,
+            "input_shape": SHAPE,
+            "num_classes": COUNT,
+            **bad,
+        },
+    )
+
+
+PRIVATE_MODEL = {
+    "model": (*MODEL, keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])),
+    "physical_batch_size": optional(COUNT),
+    "clipping": CHOICE,
+    "expected_batch_size": optional(COUNT),
+}
+
+accounting, optimizers, sampling = tfdp.accounting, tfdp.optimizers, tfdp.sampling
+
+CASES: dict[str, Case] = {
+    # Models.
+    "tfdp.make_private": a(tfdp.make_private, {"model": plain_model()}, PRIVATE_MODEL),
+    "tfdp.PrivateModel": a(
+        tfdp.PrivateModel, {"model": plain_model()}, PRIVATE_MODEL, free=("name", "kwargs")
+    ),
+    "tfdp.PrivateModel.compile": a(
+        lambda: tfdp.make_private(plain_model()).compile,
+        {
+            "optimizer": optimizers.VectorizedDPKerasSGDOptimizer(1.0, 1.0),
+            "loss": "mse",
+        },
+        {
+            "optimizer": (None, 1.0, "sgd", keras.optimizers.SGD()),
+            "loss": (None,),
+            "steps_per_execution": COUNT,
+            "jit_compile": (None, 2, "yes"),
+            "gradient_norm_metrics": (None, 2, "yes"),
+        },
+        free=(
+            "loss_weights",
+            "metrics",
+            "weighted_metrics",
+            "run_eagerly",
+            "auto_scale_loss",
+        ),
+        fresh=True,
+    ),
+    "tfdp.PrivateModel.fit": a(
+        lambda: compiled().fit,
+        {"x": X, "y": Y, "batch_size": 2, "epochs": 1, "verbose": 0},
+        {
+            "x": (None, "x", iter([X]), BATCHES, *ARRAYS, X[:5]),
+            "y": (Y[:5], "y"),
+            "sample_weight": (np.ones(5), "w"),
+            "batch_size": (*optional(COUNT), 7),
+            "epochs": NATURAL,
+            "steps_per_epoch": optional(COUNT),
+            "initial_epoch": NATURAL,
+            "validation_split": (*PROBABILITY, 1.0),
+            "class_weight": ("w", {0: -math.inf}, {0: math.nan}, {0: "w"}, {"a": 1.0}),
+        },
+        free=(
+            "verbose",
+            "callbacks",
+            "validation_data",
+            "shuffle",
+            "validation_steps",
+            "validation_batch_size",
+            "validation_freq",
+        ),
+        fresh=True,
+    ),
+    "tfdp.PrivateModel.privacy_statement": a(
+        lambda: compiled().privacy_statement, {"delta": 1e-5}, {"delta": DELTA}, fresh=True
+    ),
+    "tfdp.PrivateModel.remaining_steps": a(
+        lambda: compiled(expected_batch_size=2).remaining_steps,
+        {"target_epsilon": 3.0, "delta": 1e-5},
+        {
+            "target_epsilon": NON_NEGATIVE_OR_INFINITE,
+            "delta": DELTA,
+            "accountant": CHOICE,
+        },
+        fresh=True,
+    ),
+    "tfdp.replace_batch_normalization": a(
+        tfdp.replace_batch_normalization,
+        {"model": plain_model()},
+        {"model": MODEL, "groups": COUNT},
+    ),
+    "tfdp.validate": a(
+        tfdp.validate,
+        {"model": plain_model(), "batch": X},
+        {"model": MODEL, "batch": (None, "x", (), X[:1], X[[0, 0]], [[1.0, 2.0]], *ARRAYS[1:])},
+    ),
+    # Accounting.
+    "tfdp.accounting.epsilon": a(accounting.epsilon, SETUP, BAD_SETUP),
+    "tfdp.accounting.noise_multiplier": a(
+        accounting.noise_multiplier,
+        {"target_epsilon": 3.0, **without(SETUP, "noise_multiplier")},
+        {
+            "target_epsilon": POSITIVE_OR_INFINITE,
+            **without(BAD_SETUP, "noise_multiplier"),
+            "sampling_probability": SAMPLING_RATE,
+        },
+    ),
+    "tfdp.accounting.noise_multiplier_for": a(
+        accounting.noise_multiplier_for,
+        {
+            "target_epsilon": 3.0,
+            "num_examples": 100,
+            "batch_size": 10,
+            "epochs": 1,
+            "delta": 1e-5,
+        },
+        {
+            "target_epsilon": POSITIVE_OR_INFINITE,
+            "num_examples": COUNT,
+            "batch_size": (*COUNT, 101),
+            "epochs": NON_NEGATIVE,
+            "delta": DELTA,
+            "accountant": CHOICE,
+        },
+    ),
+    "tfdp.accounting.steps": a(
+        accounting.steps,
+        {"target_epsilon": 3.0, **without(SETUP, "steps")},
+        {"target_epsilon": POSITIVE_OR_INFINITE, **without(BAD_SETUP, "steps")},
+    ),
+    "tfdp.accounting.steps_in_epochs": a(
+        accounting.steps_in_epochs,
+        {"epochs": 1.0, "sampling_probability": 0.1},
+        {"epochs": NON_NEGATIVE, "sampling_probability": SAMPLING_RATE},
+    ),
+    "tfdp.accounting.batch_size": a(
+        accounting.batch_size,
+        {
+            "target_epsilon": 3.0,
+            "num_examples": 100,
+            **without(SETUP, "sampling_probability"),
+        },
+        {
+            "target_epsilon": POSITIVE_OR_INFINITE,
+            "num_examples": COUNT,
+            **without(BAD_SETUP, "sampling_probability"),
+        },
+    ),
+    "tfdp.accounting.dp_sgd_event": a(
+        accounting.dp_sgd_event,
+        SAMPLED,
+        {
+            "noise_multiplier": NON_NEGATIVE,
+            "sampling_probability": PROBABILITY,
+            "microbatch_size": COUNT,
+        },
+    ),
+    "tfdp.accounting.fixed_size_dp_sgd_event": a(
+        accounting.fixed_size_dp_sgd_event,
+        {"noise_multiplier": 1.0, "batch_size": 10, "num_examples": 100},
+        {
+            "noise_multiplier": NON_NEGATIVE,
+            "batch_size": (*COUNT, 101),
+            "num_examples": COUNT,
+            "microbatch_size": COUNT,
+        },
+    ),
+    "tfdp.accounting.truncated_dp_sgd_event": a(
+        accounting.truncated_dp_sgd_event,
+        {**SAMPLED, "num_examples": 1000, "capacity": 30},
+        {
+            "noise_multiplier": NON_NEGATIVE,
+            "sampling_probability": PROBABILITY,
+            "num_examples": COUNT,
+            "capacity": COUNT,
+            "microbatch_size": COUNT,
+        },
+    ),
+    "tfdp.accounting.overflow_probability": a(
+        accounting.overflow_probability,
+        {"num_examples": 1000, "sampling_probability": 0.01, "capacity": 30},
+        {"num_examples": COUNT, "sampling_probability": PROBABILITY, "capacity": NATURAL},
+    ),
+    "tfdp.accounting.capacity_for": a(
+        accounting.capacity_for,
+        {"num_examples": 1000, "sampling_probability": 0.01},
+        {
+            "num_examples": COUNT,
+            "sampling_probability": PROBABILITY,
+            "overflow_probability": DELTA,
+        },
+    ),
+    "tfdp.accounting.zcdp_epsilon": a(
+        accounting.zcdp_epsilon, {"rho": 0.1, "delta": 1e-5}, {"rho": NON_NEGATIVE, "delta": DELTA}
+    ),
+    "tfdp.accounting.PrivacyLedger": a(accounting.PrivacyLedger),
+    "tfdp.accounting.PrivacyLedger.charge": a(
+        lambda: ledger().charge,
+        {"event": EVENT_OF_A_STEP},
+        {
+            "event": EVENT,
+            "count": NATURAL,
+            "description": TEXT,
+            "details": ("text", 1, {1: "a"}, {"a": None}, {"a": math.nan}, {"a": [1]}),
+            "estimate": optional(EVENT),
+        },
+        fresh=True,
+    ),
+    "tfdp.accounting.PrivacyLedger.epsilon": a(
+        ledger().epsilon, {"delta": 1e-5}, {"delta": DELTA, "accountant": CHOICE}
+    ),
+    "tfdp.accounting.PrivacyLedger.delta": a(
+        ledger().delta,
+        {"epsilon": 1.0},
+        {"epsilon": NON_NEGATIVE_OR_INFINITE, "accountant": CHOICE},
+    ),
+    "tfdp.accounting.PrivacyLedger.curve": a(
+        ledger().curve,
+        {"deltas": [1e-5]},
+        {"deltas": ("1", 1e-5, [], *([value] for value in DELTA)), "accountant": CHOICE},
+    ),
+    "tfdp.accounting.PrivacyLedger.epsilon_after": a(
+        ledger().epsilon_after,
+        {"event": EVENT_OF_A_STEP, "count": 1, "delta": 1e-5},
+        {"event": EVENT, "count": NATURAL, "delta": DELTA, "accountant": CHOICE},
+    ),
+    "tfdp.accounting.PrivacyLedger.remaining_steps": a(
+        ledger().remaining_steps,
+        {"event": EVENT_OF_A_STEP, "target_epsilon": 3.0, "delta": 1e-5},
+        {
+            "event": EVENT,
+            "target_epsilon": NON_NEGATIVE_OR_INFINITE,
+            "delta": DELTA,
+            "accountant": CHOICE,
+        },
+    ),
+    "tfdp.accounting.PrivacyLedger.mark_not_private": a(
+        lambda: ledger().mark_not_private, {"reason": "a test"}, {"reason": TEXT}, fresh=True
+    ),
+    "tfdp.accounting.PrivacyLedger.statement": a(
+        ledger().statement, {"delta": 1e-5}, {"delta": DELTA}
+    ),
+    "tfdp.accounting.PrivacyLedger.from_json": a(
+        accounting.PrivacyLedger.from_json,
+        {"text": ledger().to_json()},
+        {"text": (None, 1, b"{}", "", "{}", "[]", "no JSON")},
+    ),
+    "tfdp.accounting.PrivacyLedger.union": a(
+        ledger().union, {"other": ledger()}, {"other": (None, 1, "ledger", {})}
+    ),
+    # Clipping and noise.
+    "tfdp.clipping.ClipBound": a(
+        tfdp.clipping.ClipBound,
+        {"l2_norm_clip": 1.0},
+        {
+            "l2_norm_clip": (*without_lists(POSITIVE_OR_INFINITE), [], {}, {"layer": -1.0}),
+            "automatic_gamma": optional(POSITIVE),
+        },
+    ),
+    "tfdp.clipping.register_rule": a(
+        tfdp.clipping.register_rule,
+        {"layer_class": type("Own", (keras.layers.Layer,), {})},
+        {"layer_class": (None, "Dense", keras.layers.Dense(2), int)},
+    ),
+    "tfdp.noise.GaussianNoise": a(tfdp.noise.GaussianNoise, bad={"seed": optional(INTEGER)}),
+    "tfdp.noise.GaussianNoise.add": a(
+        tfdp.noise.GaussianNoise(1).add,
+        {"tensors": [tf.zeros([2])], "stddev": 1.0},
+        {"stddev": NON_NEGATIVE},
+        free=("tensors",),
+    ),
+    "tfdp.optimizers.VectorizedDPKerasSGDOptimizer": optimizer_case(
+        optimizers.VectorizedDPKerasSGDOptimizer
+    ),
+    "tfdp.optimizers.VectorizedDPKerasAdamOptimizer": optimizer_case(
+        optimizers.VectorizedDPKerasAdamOptimizer
+    ),
+    "tfdp.optimizers.VectorizedDPKerasAdagradOptimizer": optimizer_case(
+        optimizers.VectorizedDPKerasAdagradOptimizer
+    ),
+    "tfdp.optimizers.make_vectorized_keras_optimizer_class": a(
+        optimizers.make_vectorized_keras_optimizer_class,
+        {"cls": keras.optimizers.Lion},
+        {"cls": (None, "sgd", keras.optimizers.SGD(), int)},
+    ),
+    # Sampling.
+    "tfdp.sampling.PoissonDataset": a(
+        sampling.PoissonDataset,
+        {"x": X, "y": Y, **DRAWN},
+        {
+            "x": (None, "x", 1.0, *ARRAYS, X[:5]),
+            "y": ("y", 1.0, Y[:5], *ARRAYS[:2]),
+            "sample_weight": ("w", 1.0, np.ones(5)),
+            **BAD_DRAWN,
+        },
+    ),
+    "tfdp.sampling.PoissonDataset.from_source": a(
+        sampling.PoissonDataset.from_source,
+        {"source": list(X), **DRAWN},
+        {
+            "source": (None, 1, iter(X), [], ["text"], [None]),
+            "transform": (1, "x", lambda x: None, lambda x: "text"),
+            "num_workers": optional(COUNT),
+            **BAD_DRAWN,
+        },
+    ),
+    "tfdp.sampling.PoissonDataset.first_examples": a(
+        poisson().first_examples, {"count": 1}, {"count": COUNT}
+    ),
+    "tfdp.sampling.declare": a(
+        sampling.declare,
+        {"dataset": BATCHES, "num_examples": 6, "batch_size": 2, "sampling": "shuffled"},
+        {
+            "dataset": (None, X, [X], "data"),
+            "num_examples": (*COUNT, 100),
+            "batch_size": (*COUNT, 7, 3),
+            "sampling": CHOICE,
+        },
+    ),
+    # Callbacks.
+    "tfdp.callbacks.PrivacyBudget": a(
+        tfdp.callbacks.PrivacyBudget,
+        {"target_epsilon": 3.0, "delta": 1e-5},
+        {"target_epsilon": optional(POSITIVE), "delta": DELTA, "accountant": CHOICE},
+    ),
+    "tfdp.callbacks.PrivacyBudget.total_steps": a(
+        tfdp.callbacks.PrivacyBudget(3.0, 1e-5).total_steps,
+        SAMPLED,
+        {"noise_multiplier": NON_NEGATIVE, "sampling_probability": PROBABILITY},
+    ),
+    "tfdp.callbacks.PrivacyLog": a(
+        tfdp.callbacks.PrivacyLog,
+        {"delta": 1e-5},
+        {"delta": DELTA, "accountant": CHOICE, "csv_path": (1, ["log"]), "log_dir": (1, ["logs"])},
+    ),
+    # Layers and models.
+    "tfdp.layers.TemperedSigmoid": a(
+        tfdp.layers.TemperedSigmoid,
+        bad={"scale": POSITIVE, "temperature": POSITIVE, "offset": REAL},
+        free=("kwargs",),
+    ),
+    "tfdp.layers.tempered_sigmoid": a(
+        tfdp.layers.tempered_sigmoid,
+        {"x": np.zeros(2)},
+        {"scale": POSITIVE, "temperature": POSITIVE, "offset": REAL},
+        free=("x",),
+    ),
+    "tfdp.models.cifar_cnn": model_case(
+        tfdp.models.cifar_cnn, variant=CHOICE, normalize=(None, 1, "yes")
+    ),
+    "tfdp.models.digits_mlp": model_case(tfdp.models.digits_mlp),
+    "tfdp.models.mnist_cnn": model_case(tfdp.models.mnist_cnn),
+}
+
+#: Public names that the package itself fills in: results, and parts of a training step, which get
+#: the tensors of that step.
+MADE_BY_THE_PACKAGE = {
+    "tfdp.accounting.PrivacyStatement",
+    "tfdp.accounting.Release",
+    "tfdp.accounting.ReleaseSummary",
+    "tfdp.callbacks.BudgetSpentError",
+    "tfdp.clipping.Call",
+    "tfdp.clipping.ClipBound.resolve",
+    "tfdp.clipping.ClippedGradients",
+    "tfdp.clipping.Clipper",
+    "tfdp.clipping.CompiledEngine",
+    "tfdp.clipping.Context",
+    "tfdp.clipping.Engine",
+    "tfdp.clipping.Instantiated",
+    "tfdp.clipping.LayerReport",
+    "tfdp.clipping.OuterProduct",
+    "tfdp.clipping.PerExampleGradient",
+    "tfdp.clipping.PerExampleLoss",
+    "tfdp.clipping.Plan",
+    "tfdp.clipping.RecordingEngine",
+    "tfdp.clipping.Rule",
+    "tfdp.clipping.VectorizedEngine",
+    "tfdp.clipping.clip_factors",
+    "tfdp.clipping.clip_group_means",
+    "tfdp.clipping.make_plan",
+    "tfdp.clipping.summary_table",
+    "tfdp.optimizers.DPOptimizerMixin",
+    "tfdp.sampling.Batch",
+    "tfdp.sampling.DeclaredDataset",
+    "tfdp.sampling.Scheme",
+    "tfdp.sampling.batch_length",
+    "tfdp.sampling.choose_physical_batch_size",
+    "tfdp.sampling.poisson_indices",
+    "tfdp.sampling.split_arrays",
+    "tfdp.sampling.sum_over_physical_batches",
+    "tfdp.sampling.training_data",
+    "tfdp.sampling.with_class_weight",
+}
+
+
+def public_callables(module: types.ModuleType = tfdp) -> dict[str, Callable]:
+    """What users can call, by dotted name: names of ``__all__``, and methods of classes there."""
+    found = {}
+    names = getattr(module, "__all__", None) or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+    ]
+    for name in names:
+        value = getattr(module, name)
+        path = f"{module.__name__}.{name}"
+        if isinstance(value, types.ModuleType):
+            if hasattr(value, "__all__") or value.__name__.count(".") == 1:
+                found.update(public_callables(value))
+        elif callable(value):
+            found[path] = value
+            if path not in MADE_BY_THE_PACKAGE:
+                found.update({f"{path}.{m}": getattr(value, m) for m in own_methods(value)})
+    return found
+
+
+def own_methods(value: Any) -> list[str]:
+    """Public methods with arguments that a class does not take over from Keras or Python."""
+    if not inspect.isclass(value):
+        return []
+    foreign = [base for base in value.__mro__[1:] if not base.__module__.startswith("tfdp")]
+    return [
+        name
+        for name, method in vars(value).items()
+        if not name.startswith("_")
+        and isinstance(method, types.FunctionType | classmethod)
+        and not any(hasattr(base, name) for base in foreign)
+        and set(inspect.signature(getattr(value, name)).parameters) - {"self"}
+    ]
+
+
+def test_the_table_has_every_public_callable():
+    public = public_callables()
+    assert {*public} - {*CASES} - MADE_BY_THE_PACKAGE == set()
+    assert MADE_BY_THE_PACKAGE - {*public} == set()
+    for name in CASES:
+        assert name in public or name.rpartition(".")[0] in public
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_row_has_every_argument(name):
+    case = CASES[name]
+    assert {*inspect.signature(case.function()).parameters} == {*case.bad, *case.free}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_good_call_works(name):
+    CASES[name].function()(**CASES[name].good)
+
+
+ARGUMENTS = [(name, argument) for name, case in CASES.items() for argument in case.bad]
+
+
+@pytest.mark.parametrize("name, argument", ARGUMENTS)
+def test_bad_values_are_refused_by_the_name_of_the_argument(name, argument):
+    case = CASES[name]
+    for value in case.bad[argument]:
+        try:
+            case.function()(**{**case.good, argument: value})
+        except (TypeError, ValueError) as error:
+            assert re.search(rf"\b{argument}\b", str(error)), f"{value!r}: {error}"
+        else:
+            pytest.fail(f"Nothing was said about {argument}={value!r}")
