@@ -8,19 +8,29 @@ Flags that are not given come from a preset for the data set (`presets.py`). The
 `--output_dir`: the released model, its privacy statement, `result.json`, a picture of the training
 and TensorBoard logs. None of them holds a metric of the training data, which privacy does not
 protect; only the progress on the screen does.
+
+A run that was interrupted goes on with the same command and `--resume`, after its last completed
+epoch: with the weights, the optimizer and the privacy ledger of then, and with new noise.
 """
 
 import os
 import shlex
 import sys
-import time
 
 import keras
 from absl import flags
 
 import tfdp
-from tfdp.scripts import command_line, image_datasets, train_report, train_settings
+from tfdp.scripts import (
+    command_line,
+    image_datasets,
+    train_checkpoint,
+    train_report,
+    train_settings,
+    whole_files,
+)
 from tfdp.scripts.presets import MODELS, OPTIMIZERS
+from tfdp.scripts.train_checkpoint import Run
 from tfdp.scripts.train_settings import Settings
 
 
@@ -46,30 +56,23 @@ def train(values: flags.FlagValues) -> train_report.Report:
     noise_multiplier = settings.noise_multiplier
     if noise_multiplier is None:
         noise_multiplier = _calibrated(settings, batches)
+    run = Run(train_settings.to_repeat(settings, data, noise_multiplier))
+    if values.resume and (finished := _finished(run, folder)):
+        return finished
+    run = _begin_or_go_on(run, folder, resume=values.resume)
     if settings.seed is not None:
         keras.utils.set_random_seed(settings.seed)
     model = _build(settings, data)
     private = _compile(model, settings, noise_multiplier)
-
-    clock = _TrainingClock()
-    started = time.perf_counter()
-    history = private.fit(
-        batches,
-        epochs=settings.epochs,
-        verbose=settings.verbose,
-        validation_data=(data.x_test, data.y_test),
-        callbacks=[
-            tfdp.callbacks.PrivacyBudget(
-                settings.target_epsilon, settings.delta, settings.accountant
-            ),
-            _ReleasableTensorBoard(os.path.join(folder, "logs"), write_graph=False),
-            clock,
-        ],
-    )
-    seconds = time.perf_counter() - started
+    if run.epochs:
+        train_checkpoint.restore(private, folder)
+    else:  # From now on there is an unfinished run, also where a finished one was before.
+        train_checkpoint.write(private, run, folder)
+    _fit(private, run, settings, batches, data, folder)
 
     model_file = os.path.join(folder, train_report.MODEL_FILE)
-    model.save(model_file)
+    with whole_files.replacing(model_file) as path:
+        model.save(path)
     report = train_report.make(
         settings=settings,
         data=data,
@@ -77,14 +80,75 @@ def train(values: flags.FlagValues) -> train_report.Report:
         noise_multiplier=noise_multiplier,
         private=private,
         model_file=model_file,
-        history=history.history,
-        seconds=seconds,
-        steps_per_second=clock.steps_per_second,
+        run=run,
         command=shlex.join(sys.argv),
     )
     train_report.write(report, private.privacy_statement(settings.delta), folder)
+    train_checkpoint.remove(folder)
     print(train_report.summary(report, folder))
     return report
+
+
+def _finished(run: Run, folder: str) -> train_report.Report | None:
+    """Shows the results of the run, if it is finished."""
+    if train_checkpoint.read(folder) is not None:
+        return None
+    report = train_report.read(folder)
+    if report is not None:
+        train_settings.refuse_other(report.settings, run.settings)
+        print(f"The run in {folder} is finished; nothing is changed.")
+        print(train_report.summary(report, folder))
+    return report
+
+
+def _begin_or_go_on(run: Run, folder: str, *, resume: bool) -> Run:
+    """The unfinished run, if it is to go on; else the new one, if nothing is lost by it."""
+    unfinished = train_checkpoint.read(folder)
+    if resume and unfinished is not None:
+        train_settings.refuse_other(unfinished.settings, run.settings)
+        print(f"Resuming after {len(unfinished.epochs)} of {run.settings['epochs']} epochs.")
+        return unfinished
+    if resume:
+        print(f"There is nothing to resume in {folder}; starting from the beginning.")
+    elif unfinished is not None and unfinished.epochs:
+        raise command_line.UsageError(
+            f"--output_dir holds an unfinished run, {len(unfinished.epochs)} of "
+            f"{unfinished.settings['epochs']} epochs: go on with it by --resume, or start another "
+            f"one in another --output_dir. Received: output_dir={folder!r}"
+        )
+    return run
+
+
+def _fit(
+    private: tfdp.PrivateModel,
+    run: Run,
+    settings: Settings,
+    batches: tfdp.sampling.PoissonDataset,
+    data: image_datasets.ImageData,
+    folder: str,
+) -> None:
+    """Trains for the epochs that are left, as far as the budget allows."""
+    if len(run.epochs) == settings.epochs:
+        return
+    try:
+        private.fit(
+            batches,
+            epochs=settings.epochs,
+            initial_epoch=len(run.epochs),
+            verbose=settings.verbose,
+            validation_data=(data.x_test, data.y_test),
+            callbacks=[
+                tfdp.callbacks.PrivacyBudget(
+                    settings.target_epsilon, settings.delta, settings.accountant
+                ),
+                train_checkpoint.CheckpointEachEpoch(run, folder),
+                _ReleasableTensorBoard(run, os.path.join(folder, "logs"), write_graph=False),
+            ],
+        )
+    except tfdp.callbacks.BudgetSpentError:
+        if not run.epochs:
+            raise
+        print(f"The budget is spent after {len(run.epochs)} of {settings.epochs} epochs.")
 
 
 def _calibrated(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> float:
@@ -126,43 +190,28 @@ def _compile(model: keras.Model, settings: Settings, noise_multiplier: float) ->
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    private.optimizer.build(private.trainable_variables)  # checkpoints hold its state, too
     return private
-
-
-class _TrainingClock(keras.callbacks.Callback):
-    """Times the training steps of an epoch, without evaluation.
-
-    The first epoch, in which TensorFlow traces the step, counts only when there is no other.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps_per_second = 0.0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch <= 1:
-            self._seconds, self._steps = 0.0, 0
-        self._started = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._steps += 1
-        self._last = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._seconds += self._last - self._started
-        self.steps_per_second = self._steps / self._seconds
 
 
 class _ReleasableTensorBoard(keras.callbacks.TensorBoard):
     """TensorBoard logs of what may be shown: epsilon, and metrics of the test data."""
 
+    def __init__(self, run: Run, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._run = run
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        # A crash loses what was not yet flushed. TensorBoard takes the last of equal steps.
+        for epoch, metrics in enumerate(self._run.epochs):
+            self.on_epoch_end(epoch, metrics)
+
+    def on_test_end(self, logs=None):
+        """Logs nothing yet: this epoch's checkpoint is still to be written."""
+
     def on_epoch_end(self, epoch, logs=None):
-        shown = {
-            name: value
-            for name, value in (logs or {}).items()
-            if name == "epsilon" or name.startswith("val_")
-        }
-        super().on_epoch_end(epoch, shown)
+        super().on_epoch_end(epoch, train_checkpoint.releasable(logs))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import statistics
 from typing import Any
 
 import keras
@@ -14,7 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 import tfdp
+from tfdp.scripts import train_settings, whole_files
+from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.image_datasets import ImageData
+from tfdp.scripts.train_checkpoint import Run
 from tfdp.scripts.train_settings import Settings
 
 MODEL_FILE = "model.keras"
@@ -55,6 +59,7 @@ class Report:
     history: dict[str, list[float | None]]
     versions: dict[str, str]
     command: str
+    settings: dict[str, Any]
 
 
 def make(
@@ -65,26 +70,25 @@ def make(
     noise_multiplier: float,
     private: tfdp.PrivateModel,
     model_file: str,
-    history: dict[str, list[float]],
-    seconds: float,
-    steps_per_second: float,
+    run: Run,
     command: str,
 ) -> Report:
-    """Puts together the record of a run; evaluates the released file on the test data."""
+    """Puts together the record of a run; evaluates the released file on the test data.
+
+    The speed is the median over epochs: it does not see those in which TensorFlow traces the
+    step, unless there are no others.
+    """
     released = keras.saving.load_model(model_file)
     released.compile(loss=private.loss, metrics=["accuracy"])
     test_loss, test_accuracy = released.evaluate(data.x_test, data.y_test, verbose=0)
-    activation = settings.activation
-    if not isinstance(activation, str):
-        numbers = (activation.scale, activation.temperature, activation.offset)
-        activation = "tempered_sigmoid({:g},{:g},{:g})".format(*numbers)
+    steps_per_second = statistics.median_high(run.column("steps_per_second"))
     return Report(
         dataset=data.name,
         train_examples=len(data.x_train),
         test_examples=len(data.x_test),
         model=settings.model,
         parameters=released.count_params(),
-        activation=activation,
+        activation=train_settings.activation_text(settings.activation),
         test_accuracy=float(test_accuracy),
         test_loss=float(test_loss),
         epsilon={
@@ -99,17 +103,17 @@ def make(
         sampling_probability=batches.sampling_probability,
         expected_batch_size=settings.batch_size,
         physical_batch_size=settings.physical_batch_size,
-        epochs=len(history["epsilon"]),
+        epochs=len(run.epochs),
         steps=sum(release.count for release in private.ledger.releases),
         optimizer=settings.optimizer,
         learning_rate=settings.learning_rate,
         momentum=settings.momentum,
         seed=settings.seed,
-        seconds=round(seconds, 2),
+        seconds=round(sum(run.column("seconds")), 2),
         examples_per_second=round(steps_per_second * settings.batch_size, 1),
         history={
-            "test_accuracy": [float(value) for value in history["val_accuracy"]],
-            "epsilon": [_finite(value) for value in history["epsilon"]],
+            "test_accuracy": run.column("val_accuracy"),
+            "epsilon": [_finite(value) for value in run.column("epsilon")],
         },
         versions={
             "python": platform.python_version(),
@@ -120,6 +124,7 @@ def make(
             },
         },
         command=command,
+        settings=run.settings,
     )
 
 
@@ -127,13 +132,36 @@ def write(report: Report, statement: Any, folder: str) -> None:
     """Writes the record, the privacy statement as text and as JSON, and the picture."""
 
     def put(name: str, text: str) -> None:
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+        with (
+            whole_files.replacing(os.path.join(folder, name)) as path,
+            open(path, "w", encoding="utf-8") as file,
+        ):
             file.write(text.rstrip("\n") + "\n")
 
-    put(RECORD_FILE, json.dumps(dataclasses.asdict(report), indent=2, allow_nan=False))
     put(f"{STATEMENT_FILE}.txt", str(statement))
     put(f"{STATEMENT_FILE}.json", statement.to_json())
-    picture(report).savefig(os.path.join(folder, PICTURE_FILE), dpi=150)
+    with whole_files.replacing(os.path.join(folder, PICTURE_FILE)) as path:
+        picture(report).savefig(path, dpi=150)
+    put(RECORD_FILE, json.dumps(dataclasses.asdict(report), indent=2, allow_nan=False))
+
+
+def read(folder: str) -> Report | None:
+    """The record of the finished run in a folder; `None` if there is none.
+
+    Raises:
+        UsageError: If there is a file of its name that is something else.
+    """
+    path = os.path.join(folder, RECORD_FILE)
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            return Report(**json.load(file))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path!r} is no record of this version of the program. Start over without --resume, "
+            f"or with another --output_dir. Received: output_dir={folder!r}"
+        ) from error
 
 
 def summary(report: Report, folder: str) -> str:

@@ -88,6 +88,12 @@ def declare_flags(values: flags.FlagValues) -> None:
     )
     define(text, "output_dir", None, "Folder for the results. Defaults to runs/<dataset>.")
     define(
+        flags.DEFINE_bool,
+        "resume",
+        False,
+        "Go on with the unfinished run in --output_dir, after its last completed epoch.",
+    )
+    define(
         flags.DEFINE_enum,
         "verbose",
         "2",
@@ -135,6 +141,10 @@ class Settings:
     seed: int | None
     output_dir: str
     verbose: int
+
+
+# What may differ when a run goes on: it changes cost or what is shown, not the result.
+_FREE = ("physical_batch_size", "output_dir", "verbose")
 
 
 def check_flags(values: flags.FlagValues) -> None:
@@ -209,6 +219,45 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
     )
 
 
+def to_repeat(
+    settings: Settings, data: image_datasets.ImageData, noise_multiplier: float
+) -> dict[str, str | float | None]:
+    """What a run that goes on must have in common with the one before, by flag.
+
+    Args:
+        settings: The settings.
+        data: The data.
+        noise_multiplier: That of the settings, or the one calibrated to their budget.
+    """
+    values = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.name not in _FREE
+    }
+    values["activation"] = activation_text(settings.activation)
+    # Last, because it may follow from others: these are named first where they differ.
+    del values["noise_multiplier"]
+    return {
+        "dataset": f"{data.name} ({len(data.x_train)} training examples)",
+        **values,
+        "noise_multiplier": noise_multiplier,
+    }
+
+
+def refuse_other(before: dict[str, str | float | None], now: dict[str, str | float | None]) -> None:
+    """Refuses to go on with a run of other settings, both as of `to_repeat`.
+
+    Raises:
+        UsageError: Naming the first flag that differs and both values.
+    """
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise UsageError(
+                "--resume goes on with the settings of the run in --output_dir, which has "
+                f"--{name}={before.get(name)}. Received: {name}={value}"
+            )
+
+
 def output_dir(values: flags.FlagValues) -> str:
     """The folder that the results go to."""
     return values.output_dir or os.path.join("runs", values.dataset.replace(os.sep, "_"))
@@ -252,6 +301,14 @@ def parse_activation(text: str) -> str | tfdp.layers.TemperedSigmoid:
             "tempered_sigmoid(SCALE,TEMPERATURE,OFFSET) with a positive scale and temperature. "
             f"Received: activation={text!r}"
         ) from error
+
+
+def activation_text(activation: str | tfdp.layers.TemperedSigmoid) -> str:
+    """An activation as `--activation` takes it."""
+    if isinstance(activation, str):
+        return activation
+    numbers = (activation.scale, activation.temperature, activation.offset)
+    return "tempered_sigmoid({:g},{:g},{:g})".format(*numbers)
 
 
 def _require(values: flags.FlagValues, name: str, what: str, holds) -> None:
