@@ -82,7 +82,7 @@ def integral_rdp(q: float, sigma: float, order: float) -> float:
 
 
 @pytest.mark.parametrize(("q", "sigma"), [(0.01, 1.0), (0.1, 2.0), (0.5, 4.0), (1e-4, 0.7)])
-@pytest.mark.parametrize("order", [1.5, 2.0, 5.0, 10.3, 32.0, 128.0])
+@pytest.mark.parametrize("order", [1.5, 2.0, 2.5, 5.0, 7.7, 10.3, 32.0, 128.0])
 def test_rdp_curve_matches_integral(q, sigma, order):
     (leaf,) = events.leaves(accounting.dp_sgd_event(sigma, q))
     value = renyi.curve(leaf)[accounting.RDP_ORDERS.index(order)]

@@ -123,6 +123,8 @@ def curve(leaf: events.Leaf) -> np.ndarray:
         rdp = _truncated(leaf)
     else:
         rdp = _composed(event, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    if isinstance(event, dp_accounting.PoissonSampledDpEvent):
+        rdp = np.minimum(rdp, _unsampled(event.event))
     rdp = _convex(rdp)
     if isinstance(event, events.SAMPLED):
         rdp = rdp + _ROUNDING
@@ -169,8 +171,12 @@ def _fixed_size(event: dp_accounting.SampledWithoutReplacementDpEvent) -> np.nda
     )
     return np.minimum(
         _composed(exchanged, dp_accounting.NeighboringRelation.REPLACE_ONE),
-        _ORDERS / (2.0 * sigma**2),
+        _unsampled(event.event),
     )
+
+
+def _unsampled(gaussian: dp_accounting.GaussianDpEvent) -> np.ndarray:
+    return _ORDERS / (2.0 * gaussian.noise_multiplier**2)
 
 
 def _truncated(leaf: events.Leaf) -> np.ndarray:
