@@ -91,20 +91,22 @@ class Laboratory:
     def __exit__(self, *exc_info) -> None:
         self._put_back()
 
-    def run(self, x: Any, training: bool = True) -> Run:
-        """Runs the model on arrays."""
-        for variable, value in zip(self._variables, self._start, strict=True):
+    def run(self, x: Any, training: bool = True, draw: int = 0) -> Run:
+        """Runs the model on arrays; another ``draw`` is one of other random numbers."""
+        start = [
+            value + tf.constant([draw, 0], value.dtype) if _is_seed(variable) else value
+            for variable, value in zip(self._variables, self._start, strict=True)
+        ]
+        for variable, value in zip(self._variables, start, strict=True):
             variable.assign(value)
         events: list[Event] = []
         with _watched(self.model, events):
             self.model(_tensors(x), training=training)
         state = {}
-        for index, (variable, value) in enumerate(zip(self._variables, self._start, strict=True)):
+        for index, (variable, value) in enumerate(zip(self._variables, start, strict=True)):
             if differs(value.numpy(), variable.numpy(), tolerance=0.0).any():
                 state[index] = np.array(variable.numpy())
-        changed = [self._variables[index] for index in state]
-        is_random = any(variable.name == "seed_generator_state" for variable in changed)
-        return Run(events, state, is_random)
+        return Run(events, state, any(_is_seed(self._variables[index]) for index in state))
 
     def changed_variable(self, run: Run, other: Run) -> keras.Variable | None:
         """A variable that one run left with another value than the other run."""
@@ -171,6 +173,10 @@ def _watched(model: keras.Model, events: list[Event]) -> Iterator[None]:
     finally:
         for layer in watched:
             layer.__dict__.pop("call", None)
+
+
+def _is_seed(variable: keras.Variable) -> bool:
+    return variable.name == "seed_generator_state"
 
 
 def _tensors(x: Any) -> Any:

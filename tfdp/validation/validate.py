@@ -17,6 +17,9 @@ from tfdp.private_model import PrivateModel
 from tfdp.validation.comparison import Owners, differs, is_inexact, is_part
 from tfdp.validation.laboratory import Event, Laboratory, Run
 
+# Examples may be mixed by a random weight, which is almost nothing in some draws.
+_DRAWS = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class ValidationReport:
@@ -58,7 +61,8 @@ def validate(model: keras.Model, batch: Any) -> ValidationReport:
     The model is run in training mode on ``batch``, and then on batches in which some examples are
     replaced by copies of others, until each example was kept while each other one was replaced.
     Before each run weights, states and the states of all seed generators are put back, so that
-    dropout masks are the same. Whatever a kept example is given or returns, in any layer, must be
+    dropout masks are the same (where random numbers are drawn, all this is done with five draws of
+    them). Whatever a kept example is given or returns, in any layer, must be
     the same in all runs; a layer's tensors may have the examples along any axis (or several rows
     for an example), the model's outputs along the first. Then half of the batch is run by itself:
     nothing may depend on the size of the batch or on the place in it. Afterwards the model is bit
@@ -66,10 +70,10 @@ def validate(model: keras.Model, batch: Any) -> ValidationReport:
 
     What it shows and what it does not: an error shows a dependence and the first place where it
     was seen. No error shows that there is none on this batch, with these weights. A layer that
-    mixes examples under a condition that does not arise is not found, nor one whose effect is
-    lost on the way to where a layer is called or returns (a gate at zero, for instance: therefore
-    trainable weights that are all zero are given other values for the experiment). State that
-    Keras does not track is not seen.
+    mixes examples seldom, or under a condition that does not arise, is not found, nor one whose
+    effect is lost on the way to where a layer is called or returns (a gate at zero, for instance:
+    therefore trainable weights that are all zero are given other values for the experiment).
+    State that Keras does not track is not seen.
 
     Args:
         model: Any Keras model, also a `PrivateModel`. One that is not built yet is built.
@@ -110,24 +114,12 @@ def _experiment(laboratory: Laboratory, x: Any, examples: int) -> ValidationRepo
     first = laboratory.run(x)
     _check_numbers(first)
     _check_repeatable(first, laboratory.run(x))
-    owners = [
-        [Owners(value.shape, examples, event.caller is None) for value in event.values]
-        for event in first.events
-    ]
-    out_of_step: set[int | None] = set()
-    changed: list[keras.Variable | None] = []
-    for kept in _splits(examples):
-        rows = np.where(kept, np.arange(examples), np.resize(np.flatnonzero(kept), examples))
-        other = laboratory.run(_rows(x, rows))
-        out_of_step.add(_compare(first, other, owners, kept))
-        changed.append(laboratory.changed_variable(first, other))
-    for index, event in enumerate(first.events):
-        if index in out_of_step or any(one.mixed for one in owners[index]):
-            raise _mixing(event, laboratory.model)
-    _check_states(laboratory.model, changed)
+    runs = 2
+    for draw in range(_DRAWS if first.is_random else 1):
+        runs += _check_examples(laboratory, x, examples, draw)
     check_no_added_losses(laboratory.model)
 
-    runs, whole, part_mode = 2 + len(changed), first, "training"
+    whole, part_mode = first, "training"
     if whole.is_random:  # Fewer numbers drawn are other numbers.
         runs, whole, part_mode = runs + 1, laboratory.run(x, training=False), "inference"
     if whole.is_random:
@@ -145,6 +137,27 @@ def _experiment(laboratory: Laboratory, x: Any, examples: int) -> ValidationRepo
         unseen=laboratory.unseen(first),
         part_mode=part_mode,
     )
+
+
+def _check_examples(laboratory: Laboratory, x: Any, examples: int, draw: int) -> int:
+    """Refuses a model if what is kept depends on what is replaced; the number of runs."""
+    first = laboratory.run(x, draw=draw)
+    owners = [
+        [Owners(value.shape, examples, event.caller is None) for value in event.values]
+        for event in first.events
+    ]
+    out_of_step: set[int | None] = set()
+    changed: list[keras.Variable | None] = []
+    for kept in _splits(examples):
+        rows = np.where(kept, np.arange(examples), np.resize(np.flatnonzero(kept), examples))
+        other = laboratory.run(_rows(x, rows), draw=draw)
+        out_of_step.add(_compare(first, other, owners, kept))
+        changed.append(laboratory.changed_variable(first, other))
+    for index, event in enumerate(first.events):
+        if index in out_of_step or any(one.mixed for one in owners[index]):
+            raise _mixing(event, laboratory.model)
+    _check_states(laboratory.model, changed)
+    return 1 + len(changed)
 
 
 def _inputs_of(batch: Any) -> tuple[Any, int]:
