@@ -189,7 +189,8 @@ def truncated_dp_sgd_event(
         tau over all steps and bounds the chance that any batch at all is filled.
 
     References:
-        - Ganesh (2025), https://arxiv.org/abs/2508.15089
+        - Tighter privacy analysis for truncated Poisson sampling (2025),
+          https://arxiv.org/abs/2508.15089
     """
     event = dp_sgd_event(noise_multiplier, sampling_probability, microbatch_size=microbatch_size)
     num_examples = _validate.integer(

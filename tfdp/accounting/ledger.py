@@ -39,7 +39,8 @@ class PrivacyLedger:
     Formal guarantees:
         If every release was computed as its event says, all releases together are
         (`epsilon(delta)`, `delta`)-differentially private under adding or removing one example,
-        also when each was chosen in the light of those before (adaptive composition). The bound
+        also when each was chosen in the light of those before (adaptive composition). With batches
+        of fixed size among them, neighbours are those of `fixed_size_dp_sgd_event`. The bound
         holds for any one delta fixed in advance. `mark_not_private` voids it; `epsilon` then still
         returns what the charges alone would cost, and only the statement refuses a number.
     """
