@@ -48,6 +48,12 @@ def train(values: flags.FlagValues) -> train_report.Report:
     train_settings.check_flags(values)
     folder = train_settings.output_dir(values)
     train_settings.prepare_output_dir(folder)
+    with train_checkpoint.alone_in(folder):
+        return _train_in(folder, values)
+
+
+def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
+    """What is left when the flags are checked and the folder is there, for this process alone."""
     data = image_datasets.load(values.dataset, data_dir=values.data_dir, download=values.download)
     settings = train_settings.settle(values, data)
     batches = tfdp.sampling.PoissonDataset(

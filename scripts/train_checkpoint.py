@@ -9,10 +9,12 @@ right only as long as nothing of them was released: so an epoch's results are sh
 after its checkpoint is written, never before.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import h5py
@@ -22,6 +24,11 @@ import numpy as np
 import tfdp
 from tfdp.scripts import whole_files
 from tfdp.scripts.command_line import UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no locks that end with the process.
+    fcntl = None
 
 CHECKPOINT_FILE = "checkpoint.weights.h5"
 _RECORD = "run"
@@ -52,6 +59,33 @@ def releasable(logs: dict[str, float]) -> dict[str, float]:
         for name, value in logs.items()
         if name == "epsilon" or name.startswith("val_")
     }
+
+
+@contextlib.contextmanager
+def alone_in(folder: str) -> Iterator[None]:
+    """Keeps other processes from training in a folder, until the block or the process ends.
+
+    Two that went on from one checkpoint would both release, and neither ledger would know.
+
+    Raises:
+        UsageError: If another process trains there.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"Another process trains in --output_dir. Received: output_dir={folder!r}"
+            ) from error
+        except OSError:
+            pass  # A file system without locks.
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def path_in(folder: str) -> str:

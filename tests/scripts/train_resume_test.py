@@ -155,6 +155,12 @@ def test_an_unfinished_run_is_not_started_over(unfinished):
         train_with(*ARGUMENTS, f"--output_dir={unfinished}")
 
 
+def test_two_processes_do_not_go_on_from_one_checkpoint(unfinished):
+    with train_checkpoint.alone_in(str(unfinished)):
+        with pytest.raises(UsageError, match="Another process trains in --output_dir"):
+            train_with(*ARGUMENTS, f"--output_dir={unfinished}", "--resume")
+
+
 def test_a_damaged_checkpoint_is_not_passed_over(unfinished, tmp_path):
     whole = pathlib.Path(train_checkpoint.path_in(unfinished)).read_bytes()
     path = pathlib.Path(train_checkpoint.path_in(tmp_path))
