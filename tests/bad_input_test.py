@@ -457,6 +457,9 @@ CASES: dict[str, Case] = {
     "tfdp.sampling.PoissonDataset.first_examples": a(
         poisson().first_examples, {"count": 1}, {"count": COUNT}
     ),
+    "tfdp.sampling.PoissonDataset.as_batches": a(
+        poisson().as_batches, {"steps": 1}, {"steps": COUNT}
+    ),
     "tfdp.sampling.declare": a(
         sampling.declare,
         {"dataset": BATCHES, "num_examples": 6, "batch_size": 2, "sampling": "shuffled"},
@@ -505,6 +508,7 @@ CASES: dict[str, Case] = {
 #: Public names that the package itself fills in: results, and parts of a training step, which get
 #: the tensors of that step.
 MADE_BY_THE_PACKAGE = {
+    "tfdp.sampling.PoissonDataset.steps_of_epoch",
     "tfdp.accounting.PrivacyStatement",
     "tfdp.accounting.Release",
     "tfdp.accounting.ReleaseSummary",

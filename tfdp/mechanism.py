@@ -1,8 +1,9 @@
-"""One training step as the accounting sees it, and the count of such steps."""
+"""One training step as the accounting sees it, and what such steps have spent."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import dp_accounting
@@ -10,6 +11,11 @@ import tensorflow as tf
 
 from tfdp import accounting
 from tfdp.optimizers import DPOptimizerMixin
+from tfdp.sampling import Scheme
+
+FIXED_SIZE_NEIGHBOURS = (
+    "replace one example by an empty one, whose gradient is zero; the number of examples is public"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,25 +23,124 @@ class Mechanism:
     """One training step as the accounting sees it.
 
     Attributes:
-        event: The privacy event of the step.
-        expected_batch_size: Expected number of examples of a step.
+        scheme: How the batch was drawn.
+        event: The privacy event of ``scheme.steps_per_pass`` steps: of one, unless data are
+            shuffled.
+        estimate: What the event would be with Poisson samples; ``None`` if it is that.
+        noise_multiplier: The noise multiplier of the optimizer.
         num_groups: Groups whose examples are averaged before clipping; ``None``: each example is
             clipped by itself.
-        random_groups: Whether each example draws its group, as it must under Poisson sampling,
-            where an example more would shift all later ones; else groups are consecutive rows.
         details: What the privacy statement says about the step.
     """
 
+    scheme: Scheme
     event: dp_accounting.DpEvent
-    expected_batch_size: int
+    estimate: dp_accounting.DpEvent | None
+    noise_multiplier: float
     num_groups: int | None
-    random_groups: bool
     details: dict[str, Any]
+
+    @property
+    def expected_batch_size(self) -> int:
+        """Expected number of examples of a step."""
+        return self.scheme.expected_batch_size
+
+    @property
+    def random_groups(self) -> bool:
+        """Whether each example draws its group; else groups are consecutive rows.
+
+        They cannot be that where neighbouring data have an example more, which would shift all
+        later ones.
+        """
+        return self.scheme.kind in ("poisson", "full_batch")
 
     @property
     def denominator(self) -> int:
         """The constant that the noisy sum of clipped gradients is divided by."""
         return self.num_groups or self.expected_batch_size
+
+
+def mechanism_of(optimizer: DPOptimizerMixin, scheme: Scheme) -> Mechanism:
+    """The mechanism of a step with an optimizer's parameters on batches drawn by a scheme.
+
+    Raises:
+        ValueError: If ``num_microbatches`` does not divide the batch size, or goes with a scheme
+            for which its accounting is not known.
+    """
+    size = scheme.expected_batch_size
+    groups = optimizer.num_microbatches
+    if groups is not None and size % groups:
+        raise ValueError(
+            f"`num_microbatches` must divide the batch size {size}. "
+            f"Received: num_microbatches={groups}"
+        )
+    if groups == size:
+        groups = None
+    if groups is not None and scheme.kind in ("truncated_poisson", "without_replacement"):
+        raise ValueError(
+            f"Groups of examples cannot be accounted for with sampling {scheme.kind!r}. "
+            f"Received: num_microbatches={groups}"
+        )
+    event, estimate = _events(
+        scheme, optimizer.noise_multiplier, microbatch_size=1 if groups is None else size // groups
+    )
+    return Mechanism(
+        scheme=scheme,
+        event=event,
+        estimate=estimate,
+        noise_multiplier=optimizer.noise_multiplier,
+        num_groups=groups,
+        details=_details(optimizer, scheme, groups),
+    )
+
+
+def _events(
+    scheme: Scheme, noise_multiplier: float, microbatch_size: int
+) -> tuple[dp_accounting.DpEvent, dp_accounting.DpEvent | None]:
+    """What is charged, and what Poisson samples would have cost, where they are not the same."""
+    q, examples = scheme.sampling_probability, scheme.num_examples
+    poisson = accounting.dp_sgd_event(noise_multiplier, q, microbatch_size=microbatch_size)
+    if scheme.kind == "poisson":
+        return poisson, None
+    if scheme.kind == "truncated_poisson":
+        event = accounting.truncated_dp_sgd_event(noise_multiplier, q, examples, scheme.capacity)
+        return event, None
+    if scheme.kind == "without_replacement":
+        event = accounting.fixed_size_dp_sgd_event(
+            noise_multiplier, scheme.expected_batch_size, examples
+        )
+        return event, poisson
+    # In a pass over shuffled data an example is in one batch: the pass is one release to it.
+    event = accounting.dp_sgd_event(noise_multiplier, 1.0, microbatch_size=microbatch_size)
+    if scheme.kind == "shuffled":
+        return event, dp_accounting.SelfComposedDpEvent(poisson, scheme.steps_per_pass)
+    return event, None
+
+
+def _details(
+    optimizer: DPOptimizerMixin, scheme: Scheme, groups: int | None
+) -> dict[str, str | int | float | bool]:
+    details: dict[str, Any] = {"sampling": scheme.in_words}
+    if scheme.num_examples is not None:
+        details["num_examples"] = scheme.num_examples
+    details["expected_batch_size"] = scheme.expected_batch_size
+    if scheme.fixed_size:
+        details["neighbours"] = FIXED_SIZE_NEIGHBOURS
+    if scheme.kind == "shuffled":
+        details["released_once_in"] = f"{scheme.steps_per_pass} steps"
+    if groups is not None:
+        details["num_microbatches"] = groups
+        details["note"] = (
+            "Examples are averaged in groups before clipping. That doubles the sensitivity, and "
+            "the noise multiplier above is relative to it."
+        )
+    bound = optimizer.clip_bound
+    details["l2_norm_clip"] = bound.sensitivity
+    if bound.l2_norm_clip != bound.sensitivity:
+        details["clipping"] = f"per layer: {bound.l2_norm_clip}"
+    if bound.automatic_gamma is not None:
+        details["automatic_gamma"] = bound.automatic_gamma
+    return details
 
 
 class Segment:
@@ -49,71 +154,88 @@ class Segment:
         self.mechanism = mechanism
         with tf.init_scope():
             self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._charged = 0
+        self._pass_began = 0  # The step that the running pass over shuffled data began with.
+        self._charged = 0  # Events of the passes since then.
 
     def charge(self, ledger: accounting.PrivacyLedger) -> None:
-        """Charges the steps that have run since the last time."""
-        with tf.init_scope():  # Also when a caller's own loop is being traced.
-            steps = int(self.steps.numpy())
-        if steps > self._charged:
+        """Charges the steps that have run since the last time; a pass, when it has begun."""
+        steps = self._steps_of_pass()
+        events = -(-steps // self.mechanism.scheme.steps_per_pass)
+        if events > self._charged:
             ledger.charge(
                 self.mechanism.event,
-                steps - self._charged,
+                events - self._charged,
                 description="DP-SGD training",
                 details=self.mechanism.details,
+                **(
+                    {} if self.mechanism.estimate is None else {"estimate": self.mechanism.estimate}
+                ),
             )
-            self._charged = steps
+            self._charged = events
+
+    def end_pass(self) -> None:
+        """Says that the next step begins a new pass, as in another ``fit``; charge before."""
+        self._pass_began += self._steps_of_pass()
+        self._charged = 0
+
+    @property
+    def steps_already_charged(self) -> int:
+        """Steps that the running pass still has."""
+        return -self._steps_of_pass() % self.mechanism.scheme.steps_per_pass
+
+    def _steps_of_pass(self) -> int:
+        with tf.init_scope():  # Also when a caller's own loop is being traced.
+            return int(self.steps.numpy()) - self._pass_began
 
 
-def mechanism_of(
-    optimizer: DPOptimizerMixin,
-    *,
-    sampling_probability: float,
-    expected_batch_size: int,
-    random_groups: bool,
-    details: dict[str, Any],
-) -> Mechanism:
-    """The mechanism of a step with an optimizer's parameters.
+class Spending:
+    """The ledger of a model, and the counters of the steps that are charged to it."""
 
-    Args:
-        optimizer: The DP optimizer.
-        sampling_probability: Probability of each example to be in the batch; 1 if unknown.
-        expected_batch_size: Expected number of examples.
-        random_groups: See `Mechanism`.
-        details: What else the privacy statement says, for instance how examples were sampled.
+    def __init__(self) -> None:
+        self._ledger = accounting.PrivacyLedger()
+        # Counters are no weights of the model: undoing weights (`EarlyStopping`, `set_weights`)
+        # must not undo what was spent. Saved files carry the ledger instead.
+        self._segments: list[Segment] = []
+        self._allowed, self._allowed_for = 0, None  # The last answer of `remaining_steps`.
 
-    Raises:
-        ValueError: If ``num_microbatches`` does not divide the batch size.
-    """
-    groups = optimizer.num_microbatches
-    if groups is not None and expected_batch_size % groups:
-        raise ValueError(
-            f"`num_microbatches` must divide the batch size {expected_batch_size}. "
-            f"Received: num_microbatches={groups}"
-        )
-    if groups == expected_batch_size:
-        groups = None
-    details = {**details, "expected_batch_size": expected_batch_size}
-    if groups is not None:
-        details["num_microbatches"] = groups
-        details["note"] = (
-            "Examples are averaged in groups before clipping. That doubles the sensitivity, and "
-            "the noise multiplier above is relative to it."
-        )
-    bound = optimizer.clip_bound
-    details["l2_norm_clip"] = bound.sensitivity
-    if bound.l2_norm_clip != bound.sensitivity:
-        details["clipping"] = f"per layer: {bound.l2_norm_clip}"
-    if bound.automatic_gamma is not None:
-        details["automatic_gamma"] = bound.automatic_gamma
-    return Mechanism(
-        event=accounting.dp_sgd_event(
-            optimizer.noise_multiplier,
-            sampling_probability,
-            microbatch_size=1 if groups is None else expected_batch_size // groups,
-        ),
-        expected_batch_size=expected_batch_size,
-        num_groups=groups,
-        random_groups=random_groups,
-        details=details,
-    )
+    @property
+    def ledger(self) -> accounting.PrivacyLedger:
+        """The ledger, with every step that has run."""
+        for segment in self._segments:
+            segment.charge(self._ledger)
+        return self._ledger
+
+    def join(self, ledger: accounting.PrivacyLedger) -> None:
+        """Goes on with a ledger from a file. What was spent since it was written stays spent."""
+        self._ledger = self.ledger.union(ledger)
+
+    def segment_of(self, mechanism: Mechanism) -> Segment:
+        """The counter of the steps of a mechanism."""
+        for segment in self._segments:
+            if segment.mechanism == mechanism:
+                return segment
+        self._segments.append(Segment(mechanism))
+        return self._segments[-1]
+
+    def close(self) -> None:
+        """Charges all that ran, in order, before steps of another kind or another pass."""
+        for segment in self._segments:
+            segment.charge(self._ledger)
+            segment.end_pass()
+
+    def remaining_steps(
+        self, mechanism: Mechanism, target_epsilon: float, delta: float, accountant: str
+    ) -> int:
+        """How many more steps of a mechanism stay within a budget; `sys.maxsize`: any number."""
+        event, ledger = mechanism.event, self.ledger
+        releases = ledger.releases
+        spent = sum(release.count for release in releases if release.event == event)
+        others = [(release.event, release.count) for release in releases if release.event != event]
+        question = event, others, target_epsilon, delta, accountant
+        # Searching for the number of steps takes seconds for "pld", counting them none.
+        if self._allowed_for != question:
+            remaining = ledger.remaining_steps(event, target_epsilon, delta, accountant)
+            self._allowed, self._allowed_for = spent + remaining, question
+        events = max(0, self._allowed - spent)
+        free = self.segment_of(mechanism).steps_already_charged
+        return min(free + events * mechanism.scheme.steps_per_pass, sys.maxsize)

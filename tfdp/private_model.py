@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
 
-import dp_accounting
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfdp import _validate, accounting, clipping, sampling
-from tfdp.mechanism import Mechanism, Segment, mechanism_of
+from tfdp.mechanism import Mechanism, Spending, mechanism_of
 from tfdp.model_checks import check_model, has_layer_graph
 from tfdp.noise import GaussianNoise
 from tfdp.optimizers import DPOptimizerMixin
@@ -115,11 +113,9 @@ class PrivateModel(keras.Model):
         self._mechanism: Mechanism | None = None
         self._noise: GaussianNoise | None = None
         self._engine = None
-        self._ledger = accounting.PrivacyLedger()
-        # Counters are no weights of the model: undoing weights (`EarlyStopping`, `set_weights`)
-        # must not undo what was spent. Saved files carry the ledger instead.
-        self._segments: list[Segment] = []
-        self._traced_for: Mechanism | None = None
+        self._spending = Spending()
+        self._data: sampling.PoissonDataset | sampling.DeclaredDataset | None = None
+        self._traced_for: tuple | None = None
         self._nonfinite_examples = tf.Variable(0, dtype=tf.int64, trainable=False)
         # Not a constant, because what an example holds is known only when the step is traced.
         self._physical_size = tf.Variable(
@@ -175,27 +171,32 @@ class PrivateModel(keras.Model):
 
     def load_own_variables(self, store) -> None:
         text = bytes(np.asarray(store["ledger"], dtype=np.uint8)).decode()
-        # A file from earlier in this run cannot take back what was spent since.
-        self._ledger = self.ledger.union(accounting.PrivacyLedger.from_json(text))
+        self._spending.join(accounting.PrivacyLedger.from_json(text))
 
     # Privacy.
 
     @property
     def ledger(self) -> accounting.PrivacyLedger:
         """The `tfdp.accounting.PrivacyLedger` of everything released by training so far."""
-        for segment in self._segments:
-            segment.charge(self._ledger)
-        return self._ledger
+        return self._spending.ledger
 
     @property
     def mechanism(self) -> Mechanism:
         """One training step as the accounting sees it, as it is set up now."""
         return self._current_mechanism()
 
-    @property
-    def step_event(self) -> dp_accounting.DpEvent:
-        """The privacy event of one training step as it is set up now."""
-        return self.mechanism.event
+    def remaining_steps(self, target_epsilon: float, delta: float, accountant: str = "rdp") -> int:
+        """How many more training steps, as they are set up now, stay within a privacy budget.
+
+        Args:
+            target_epsilon: Epsilon not to exceed, 0 or above, possibly infinite.
+            delta: In (0, 1).
+            accountant: ``"rdp"`` or ``"pld"``. Defaults to ``"rdp"``.
+
+        Returns:
+            The number of steps: 0 if none fits, `sys.maxsize` if there is no limit.
+        """
+        return self._spending.remaining_steps(self.mechanism, target_epsilon, delta, accountant)
 
     def privacy_statement(self, delta: float) -> accounting.PrivacyStatement:
         """What is guaranteed, under which assumptions: print it, or ``.to_json()``.
@@ -291,6 +292,11 @@ class PrivateModel(keras.Model):
                 "Private training on several replicas is not supported: each would add noise of "
                 f"its own. Received: a strategy with num_replicas_in_sync={replicas}"
             )
+        steps_per_execution = _validate.integer(
+            "steps_per_execution", steps_per_execution, minimum=1
+        )
+        jit_compile = _validate.one_of("jit_compile", jit_compile, (True, False, "auto"))
+        _validate.boolean("gradient_norm_metrics", gradient_norm_metrics)
         self._set_mechanism(None)
         super().compile(
             optimizer=optimizer,
@@ -333,9 +339,10 @@ class PrivateModel(keras.Model):
         """Trains privately on Poisson samples of arrays, otherwise as `keras.Model.fit`.
 
         Args:
-            x: Arrays (NumPy, tensors, nested dictionaries or lists of them), or a
-                `tfdp.sampling.PoissonDataset`.
-            y: Targets, as in Keras; ``None`` with a `PoissonDataset`.
+            x: Arrays (NumPy, tensors, nested dictionaries or lists of them), a
+                `tfdp.sampling.PoissonDataset`, or a `tf.data.Dataset` with its sampling said:
+                `tfdp.sampling.declare`.
+            y: Targets, as in Keras; ``None`` with one of the data sets.
             batch_size: *Expected* batch size: every example enters a batch independently with
                 probability ``batch_size / num_examples``. Defaults to 32, or all of fewer.
             epochs: As in Keras.
@@ -348,7 +355,7 @@ class PrivateModel(keras.Model):
             sample_weight: As in Keras. An example's weight scales its loss before clipping.
             initial_epoch: As in Keras.
             steps_per_epoch: Batches in an epoch. Defaults to ``num_examples / batch_size``,
-                rounded up.
+                rounded up, or what the data set says.
             validation_steps: As in Keras.
             validation_batch_size: As in Keras.
             validation_freq: As in Keras.
@@ -357,50 +364,42 @@ class PrivateModel(keras.Model):
             The `keras.callbacks.History`.
 
         Raises:
-            ValueError: For data that are neither arrays nor a `PoissonDataset`, or arguments out
-                of range.
+            ValueError: For data whose sampling is unknown, or arguments out of range.
         """
         self._assert_compile_called("fit")
-        if isinstance(x, sampling.PoissonDataset):
-            dataset = x
-            sampling.refuse_beside_dataset(
-                y=y,
-                batch_size=batch_size,
-                sample_weight=sample_weight,
-                class_weight=class_weight,
-                validation_split=validation_split or None,
-            )
-        else:
-            sampling.check_arrays(x)
-            (x, y, sample_weight), held_out = sampling.split_arrays(
-                (x, y, sample_weight), validation_split, validation_data
-            )
-            validation_data = held_out if validation_data is None else validation_data
-            dataset = sampling.PoissonDataset(
-                x,
-                y,
-                sampling.with_class_weight(y, sample_weight, class_weight),
-                expected_batch_size=batch_size,
-                steps_per_epoch=steps_per_epoch,
-            )
-        self._set_mechanism(self._poisson_mechanism(dataset))
+        epochs = _validate.integer("epochs", epochs, minimum=0)
+        initial_epoch = _validate.integer("initial_epoch", initial_epoch, minimum=0)
+        data, validation_data = sampling.training_data(
+            x,
+            y,
+            sample_weight,
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            class_weight=class_weight,
+            validation_split=validation_split,
+            validation_data=validation_data,
+        )
+        steps_per_epoch = data.steps_of_epoch(steps_per_epoch, self.steps_per_execution)
+        self._set_mechanism(self._mechanism_of(data.scheme, data.seed), data)
+        batches = data.as_batches(steps_per_epoch)
+        endless = batches.cardinality() == tf.data.INFINITE_CARDINALITY
         nonfinite = int(self._nonfinite_examples.numpy())
         try:
             history = super().fit(
-                dataset.as_tf_dataset(),
+                batches,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_data=validation_data,
                 shuffle=False,
                 initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch or dataset.steps_per_epoch,
+                steps_per_epoch=steps_per_epoch if endless else None,
                 validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size or dataset.expected_batch_size,
+                validation_batch_size=validation_batch_size or data.expected_batch_size,
                 validation_freq=validation_freq,
             )
         finally:
-            self._set_mechanism(None)  # Batches from elsewhere are no Poisson samples.
+            self._set_mechanism(None)  # Batches from elsewhere are drawn in an unknown way.
         nonfinite = int(self._nonfinite_examples.numpy()) - nonfinite
         if nonfinite:
             warnings.warn(
@@ -428,17 +427,15 @@ class PrivateModel(keras.Model):
 
     def train_step(self, data):
         """One private step: clip, sum, add noise, divide by the expected batch size, apply."""
-        mechanism = self._current_mechanism()
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        mechanism = self.mechanism
+        if not isinstance(data, sampling.Batch):
+            data = sampling.Batch(keras.utils.unpack_x_y_sample_weight(data))
         # Before the loop over physical batches, in which no variable can be created.
-        self._symbolic_build(data_batch=(x, y, sample_weight))
+        self._symbolic_build(data_batch=self._examples_like(data))
         if self._engine is None:
             self._engine = self._make_engine()
-        self._segment_of(mechanism).steps.assign_add(1)
-        if mechanism.num_groups is None:
-            sums = self._sum_clipped_examples((x, y, sample_weight))
-        else:
-            sums = self._sum_clipped_groups((x, y, sample_weight), mechanism)
+        self._spending.segment_of(mechanism).steps.assign_add(1)
+        sums = self._sum_clipped(data, mechanism)
         if self.physical_batch_size is None and not self._compile_physical_step:
             with tf.init_scope():
                 floats = self._engine.floats_per_example
@@ -453,70 +450,64 @@ class PrivateModel(keras.Model):
 
     # Parts of the training step.
 
-    def _sum_clipped_examples(self, data: tuple) -> list[tf.Tensor]:
+    def _examples_like(self, batch: sampling.Batch) -> tuple:
+        """Examples of the shapes of a batch's, of which none need be read."""
+        return self._data.first_examples(1) if batch.examples is None else batch.examples
+
+    def _sum_clipped(self, batch: sampling.Batch, mechanism: Mechanism) -> list[tf.Tensor]:
+        """The sum over a logical batch of what is clipped: examples, or means of groups."""
         loss_fn = clipping.PerExampleLoss(self._compile_loss)
-
-        def physical_step(part):
-            clipped = self._engine(*part, loss_fn)
-            self._update_metrics(part, clipped)
-            return clipped.sums
-
-        zeros = [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables]
-        return sampling.sum_over_physical_batches(data, self._physical_size, physical_step, zeros)
-
-    def _sum_clipped_groups(self, data: tuple, mechanism: Mechanism) -> list[tf.Tensor]:
-        loss_fn = clipping.PerExampleLoss(self._compile_loss)
-        count, size = mechanism.num_groups, mechanism.expected_batch_size // mechanism.num_groups
-        length = sampling.batch_length(data)
-        if mechanism.random_groups:
-            groups = tf.random.uniform([length], maxval=count, dtype=tf.int32)
-        else:
-            groups = tf.minimum(tf.range(length) // size, count - 1)
+        count, groups, leading = mechanism.num_groups, None, ()
+        if count is not None:
+            leading = (count,)
+            length = sampling.batch_length(batch)
+            if mechanism.random_groups:
+                groups = tf.random.uniform([length], maxval=count, dtype=tf.int32)
+            else:
+                size = mechanism.expected_batch_size // count
+                groups = tf.minimum(tf.range(length) // size, count - 1)
 
         def physical_step(part):
             part, part_groups = part
-            summed = self._engine.sum_groups(*part, loss_fn, part_groups, count)
+            if part_groups is None:
+                summed = self._engine(*part.examples, loss_fn, valid=part.valid)
+            else:
+                summed = self._engine.sum_groups(*part.examples, loss_fn, part_groups, count)
             self._update_metrics(part, summed)
             return summed.sums
 
+        def read(part, upcoming):
+            (batch, groups), (next_batch, _) = part, upcoming
+            examples = self._data.read(batch.indices, next_batch.indices)
+            return batch._replace(examples=examples), groups
+
+        static = batch.valid is not None
         sums = sampling.sum_over_physical_batches(
-            (data, groups),
-            self._physical_size,
+            (batch, groups),
+            (self.physical_batch_size or sampling.SMALLEST) if static else self._physical_size,
             physical_step,
-            [tf.zeros((count, *v.shape), v.dtype) for v in self.trainable_variables],
+            [tf.zeros((*leading, *v.shape), v.dtype) for v in self.trainable_variables],
+            read=read if batch.examples is None else None,
+            static=static,
         )
-        clipper = self.optimizer.clip_bound.resolve(self.model)
-        return clipping.clip_group_means(sums, size, clipper)
+        if count is None:
+            return sums
+        size = mechanism.expected_batch_size // count
+        return clipping.clip_group_means(sums, size, self.optimizer.clip_bound.resolve(self.model))
 
     def _current_mechanism(self) -> Mechanism:
         if self._mechanism is None:
             self._use_batches_of_the_caller()
         return self._mechanism
 
-    def _set_mechanism(self, mechanism: Mechanism | None) -> None:
+    def _set_mechanism(self, mechanism: Mechanism | None, data=None) -> None:
         """Sets what a step is from now on; steps are compiled anew if it is something else."""
-        self._ledger = self.ledger  # In the order in which they ran.
-        self._mechanism = mechanism
-        if mechanism is not None and mechanism != self._traced_for:
-            self._traced_for = mechanism
+        self._spending.close()
+        self._mechanism, self._data = mechanism, data
+        traced_for = mechanism, None if data is None else data.source
+        if mechanism is not None and traced_for != self._traced_for:
+            self._traced_for = traced_for
             self.train_function = None
-
-    def _segment_of(self, mechanism: Mechanism) -> Segment:
-        for segment in self._segments:
-            if segment.mechanism == mechanism:
-                return segment
-        self._segments.append(Segment(mechanism))
-        return self._segments[-1]
-
-    def _poisson_mechanism(self, dataset: sampling.PoissonDataset) -> Mechanism:
-        if dataset.seed is not None:
-            self._ledger.mark_not_private("fixed sampling seed")
-        return self._mechanism_of(
-            sampling_probability=dataset.sampling_probability,
-            expected_batch_size=dataset.expected_batch_size,
-            random_groups=True,
-            details={"sampling": "Poisson", "num_examples": dataset.num_examples},
-        )
 
     def _use_batches_of_the_caller(self) -> None:
         if self.expected_batch_size is None:
@@ -526,19 +517,18 @@ class PrivateModel(keras.Model):
                 "Received: expected_batch_size=None"
             )
         self._set_mechanism(
-            self._mechanism_of(
-                sampling_probability=1.0,
-                expected_batch_size=self.expected_batch_size,
-                random_groups=False,
-                details={"sampling": "unknown (batches given by the caller): not amplified"},
-            )
+            self._mechanism_of(sampling.Scheme("unknown", self.expected_batch_size))
         )
 
-    def _mechanism_of(self, **sampling_of_step: Any) -> Mechanism:
+    def _mechanism_of(self, scheme: sampling.Scheme, sampling_seed: int | None = None) -> Mechanism:
         optimizer = self.optimizer
-        if optimizer.noise_seed is not None:
-            self._ledger.mark_not_private("fixed noise seed")
-        mechanism = mechanism_of(optimizer, **sampling_of_step)
+        for seed, reason in (
+            (sampling_seed, "fixed sampling seed"),
+            (optimizer.noise_seed, "fixed noise seed"),
+        ):
+            if seed is not None:
+                self.ledger.mark_not_private(reason)
+        mechanism = mechanism_of(optimizer, scheme)
         if mechanism.num_groups is not None and self._compile_physical_step:
             raise ValueError(
                 "Groups of examples are not supported with jit_compile=True. "
@@ -560,24 +550,36 @@ class PrivateModel(keras.Model):
             engine = clipping.CompiledEngine(engine, self.physical_batch_size or sampling.SMALLEST)
         return engine
 
-    def _update_metrics(self, part: tuple, clipped: clipping.ClippedGradients) -> None:
-        x, y, sample_weight = part
-        count = tf.reduce_sum(tf.cast(clipped.finite, clipped.losses.dtype))
-        losses = tf.where(clipped.finite, clipped.losses, tf.zeros_like(clipped.losses))
+    def _update_metrics(self, part: sampling.Batch, clipped: clipping.ClippedGradients) -> None:
+        rows = (
+            part.examples,
+            clipped.y_pred,
+            clipped.losses,
+            clipped.norms,
+            clipped.clipped,
+            clipped.finite,
+        )
+        if part.valid is not None:
+            rows = keras.tree.map_structure(
+                lambda t: None if t is None else tf.boolean_mask(t, part.valid), rows
+            )
+        (x, y, sample_weight), y_pred, losses, norms, cut, finite = rows
+        count = tf.reduce_sum(tf.cast(finite, losses.dtype))
+        losses = tf.where(finite, losses, tf.zeros_like(losses))
         loss = tf.math.divide_no_nan(tf.reduce_sum(losses), count)
         for penalty in self._weight_penalties():
             loss += tf.cast(penalty, loss.dtype)
         self._loss_tracker.update_state(loss, sample_weight=count)
         self._nonfinite_examples.assign_add(
-            tf.reduce_sum(tf.cast(tf.logical_not(clipped.finite), tf.int64))
+            tf.reduce_sum(tf.cast(tf.logical_not(finite), tf.int64))
         )
         if self._norm_metrics:
             fraction, median = self._norm_metrics
-            fraction.update_state(clipped.clipped)
-            median.update_state(_median(clipped.norms))
+            fraction.update_state(cut)
+            median.update_state(_median(norms), sample_weight=tf.minimum(tf.shape(norms)[0], 1))
         if self._compile_loss.metrics:  # Losses of single outputs, which Keras shows.
-            self._compile_loss(y, clipped.y_pred, sample_weight)
-        self.compute_metrics(x, y, clipped.y_pred, sample_weight=sample_weight)
+            self._compile_loss(y, y_pred, sample_weight)
+        self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def _weight_penalties(self) -> list[tf.Tensor]:
         return [v.regularizer(v) for v in self.trainable_variables if v.regularizer is not None]
@@ -597,7 +599,7 @@ class PrivateModel(keras.Model):
 
 
 def _median(values: tf.Tensor) -> tf.Tensor:
-    """Median of a vector that is not empty."""
-    values = tf.sort(values)
+    """Median of a vector; 0 if it is empty."""
     length = tf.shape(values)[0]
+    values = tf.concat([tf.sort(values), tf.zeros([1], values.dtype)], 0)
     return (values[(length - 1) // 2] + values[length // 2]) / 2

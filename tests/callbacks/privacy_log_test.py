@@ -51,18 +51,17 @@ def test_each_epoch_of_the_history_says_what_was_spent(accountant):
     ("noise_multiplier", "batch_size", "options", "expected"),
     [
         (2.0, 100, {}, (2.0, 1.0)),
-        (0.0, 10, {}, (0.0, 1.0)),
-        (2.0, 10, {"num_microbatches": 5}, (1.0, 0.1)),
+        (0.0, 10, {}, (0.0, 0.1)),
+        (2.0, 10, {"num_microbatches": 5}, (2.0, 0.1)),
     ],
 )
-def test_parameters_are_those_of_the_accounting(noise_multiplier, batch_size, options, expected):
+def test_parameters_are_those_of_the_step(noise_multiplier, batch_size, options, expected):
     private = private_model(noise_multiplier, **options)
     history = fit(private, tfdp.callbacks.PrivacyLog(DELTA), batch_size=batch_size)
     assert (history["noise_multiplier"], history["sampling_probability"]) == tuple(
         [value] for value in expected
     )
-    steps = 100 // batch_size
-    assert history["epsilon"] == [tfdp.accounting.epsilon(*expected, steps, DELTA)]
+    assert history["epsilon"] == [private.ledger.epsilon(DELTA)]
 
 
 def test_later_loggers_and_the_progress_have_the_numbers(tmp_path, capsys):

@@ -51,8 +51,6 @@ class PrivacyBudget(PrivacyCallback):
         if target_epsilon is not None:
             target_epsilon = _validate.positive("target_epsilon", target_epsilon)
         self.target_epsilon = target_epsilon
-        self._allowed = 0
-        self._allowed_for = None
         self._shown = 0.0
         self._shown_at = -math.inf
 
@@ -113,18 +111,8 @@ class PrivacyBudget(PrivacyCallback):
     def _fits_another_execution(self) -> bool:
         if self.target_epsilon is None:
             return True
-        event, ledger = self.model.step_event, self.model.ledger
-        steps = sum(release.count for release in ledger.releases if release.event == event)
-        others = [
-            (release.event, release.count) for release in ledger.releases if release.event != event
-        ]
-        # Searching for the number of steps takes seconds for "pld", counting them none.
-        if self._allowed_for != (event, others):
-            self._allowed_for = event, others
-            self._allowed = steps + ledger.remaining_steps(
-                event, self.target_epsilon, self.delta, self.accountant
-            )
-        return self._allowed - steps >= self.model.steps_per_execution
+        remaining = self.model.remaining_steps(self.target_epsilon, self.delta, self.accountant)
+        return remaining >= self.model.steps_per_execution
 
 
 class BudgetSpentError(ValueError):

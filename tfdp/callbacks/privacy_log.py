@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 
-import dp_accounting
 import tensorflow as tf
 
 from tfdp import _validate
@@ -21,10 +20,10 @@ class PrivacyLog(PrivacyCallback):
     | key | meaning |
     | --- | --- |
     | ``epsilon`` | of everything in the model's ledger, at ``delta`` |
-    | ``noise_multiplier`` | of a step, relative to its sensitivity |
-    | ``sampling_probability`` | of a step, as it is accounted: 1 where nothing amplifies |
+    | ``noise_multiplier`` | of a step, relative to the clip norm |
+    | ``sampling_probability`` | of a step: chance of each example to be in its batch |
     | ``expected_batch_size`` | of a step |
-    | ``steps`` | in the ledger so far |
+    | ``steps`` | charged to the ledger so far (passes, for data declared ``"shuffled"``) |
 
     They are then in the history and in every logger that is listed later. The files hold these
     numbers alone and no metric of the training data, which privacy does not protect.
@@ -88,10 +87,9 @@ class PrivacyLog(PrivacyCallback):
         logs = {} if logs is None else logs
         super().on_epoch_end(epoch, logs)
         mechanism = self.model.mechanism
-        noise_multiplier, sampling_probability = _parameters(mechanism.event)
         logs.update(
-            noise_multiplier=noise_multiplier,
-            sampling_probability=sampling_probability,
+            noise_multiplier=mechanism.noise_multiplier,
+            sampling_probability=mechanism.scheme.sampling_probability,
             expected_batch_size=mechanism.expected_batch_size,
             steps=self._steps(),
         )
@@ -112,16 +110,6 @@ class PrivacyLog(PrivacyCallback):
 
     def _steps(self) -> int:
         return sum(release.count for release in self.model.ledger.releases)
-
-
-def _parameters(event: dp_accounting.DpEvent) -> tuple[float, float]:
-    """The noise multiplier and the sampling probability of a step."""
-    sampling_probability = 1.0
-    if isinstance(event, dp_accounting.PoissonSampledDpEvent):
-        sampling_probability, event = event.sampling_probability, event.event
-    if isinstance(event, dp_accounting.NonPrivateDpEvent):
-        return 0.0, sampling_probability
-    return event.noise_multiplier, sampling_probability
 
 
 def _read(path: str) -> list[dict]:

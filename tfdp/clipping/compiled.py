@@ -34,7 +34,12 @@ class CompiledEngine:
         return self._engine.floats_per_example
 
     def __call__(
-        self, x: Any, y: Any, sample_weight: Any, loss_fn: PerExampleLossFn
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        loss_fn: PerExampleLossFn,
+        valid: tf.Tensor | None = None,
     ) -> ClippedGradients:
         data = (x, y, sample_weight)
         tensors = [tensor for tensor in keras.tree.flatten(data) if tensor is not None]
@@ -47,10 +52,11 @@ class CompiledEngine:
             return tf.ensure_shape(tf.pad(tensor, missing), [self._size, *tensor.shape[1:]])
 
         @tf.function(jit_compile=True, autograph=False)
-        def run(padded, valid):
+        def run(padded, real):
             part_x, part_y, part_weight = padded
-            clipped = self._engine(part_x, part_y, part_weight, loss_fn, valid=valid)
+            clipped = self._engine(part_x, part_y, part_weight, loss_fn, valid=real)
             return tuple(vars(clipped).values())
 
-        sums, *rows = run(keras.tree.map_structure(pad, data), tf.range(self._size) < length)
+        real = tf.range(self._size) < length if valid is None else pad(valid)
+        sums, *rows = run(keras.tree.map_structure(pad, data), real)
         return ClippedGradients(sums, *keras.tree.map_structure(lambda t: t[:length], rows))

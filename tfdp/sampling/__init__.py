@@ -1,28 +1,29 @@
 """How examples are drawn, and how a logical batch is cut into physical ones."""
 
-from tfdp.sampling.arrays import (
-    check_arrays,
-    refuse_beside_dataset,
-    split_arrays,
-    with_class_weight,
-)
+from tfdp.sampling.declared import DeclaredDataset, declare
 from tfdp.sampling.physical import (
     SMALLEST,
+    Batch,
     batch_length,
     choose_physical_batch_size,
     sum_over_physical_batches,
 )
 from tfdp.sampling.poisson import PoissonDataset, poisson_indices
+from tfdp.sampling.scheme import Scheme
+from tfdp.sampling.training_data import split_arrays, training_data, with_class_weight
 
 __all__ = [
+    "Batch",
+    "DeclaredDataset",
     "PoissonDataset",
     "SMALLEST",
+    "Scheme",
     "batch_length",
-    "check_arrays",
     "choose_physical_batch_size",
+    "declare",
     "poisson_indices",
-    "refuse_beside_dataset",
     "split_arrays",
     "sum_over_physical_batches",
+    "training_data",
     "with_class_weight",
 ]

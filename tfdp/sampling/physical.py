@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 
+class Batch(NamedTuple):
+    """A logical batch as a training step takes it.
+
+    Attributes:
+        examples: ``(x, y, sample_weight)``, or ``None`` where they are still to be read.
+        valid: Boolean mask of the rows that are examples and not padding; ``None``: all are.
+        indices: Which examples to read, int64; ``None`` where they are there.
+    """
+
+    examples: tuple | None
+    valid: tf.Tensor | None = None
+    indices: tf.Tensor | None = None
+
+
 def batch_length(data: Any) -> tf.Tensor:
     """Length of the first axis of a nested structure of tensors, as a scalar tensor."""
-    tensors = [tensor for tensor in keras.tree.flatten(data) if tensor is not None]
-    return tf.shape(tensors[0])[0]
+    return tf.shape(_first_tensor(data))[0]
+
+
+def _first_tensor(data: Any) -> tf.Tensor:
+    return next(tensor for tensor in keras.tree.flatten(data) if tensor is not None)
 
 
 #: A physical batch has at least `SMALLEST` examples unless they hold more than `MOST_FLOATS`
@@ -45,6 +62,8 @@ def sum_over_physical_batches(
     physical_batch_size: int | tf.Tensor,
     step: Callable[[Any], Sequence[tf.Tensor]],
     zeros: Sequence[tf.Tensor],
+    read: Callable[[Any, Any], Any] | None = None,
+    static: bool = False,
 ) -> list[tf.Tensor]:
     """Adds up what ``step`` returns on consecutive slices of a logical batch.
 
@@ -57,26 +76,63 @@ def sum_over_physical_batches(
         physical_batch_size: Longest slice, positive.
         step: From a slice of ``data`` to tensors of the shapes of ``zeros``.
         zeros: Where the sums start.
+        read: From a slice, and the one that follows (empty after the last), to what ``step``
+            gets. Defaults to ``None``: the slice itself.
+        static: Whether all slices get one size, known when the step is traced, as XLA needs. The
+            end is filled up with rows of zeros, which a mask in ``data`` must tell apart; the
+            batch needs a static length, and ``physical_batch_size`` is a number. Defaults to
+            ``False``.
 
     Returns:
         The sums.
     """
-    length = batch_length(data)
-    slices = (length + physical_batch_size - 1) // physical_batch_size
+    if static:
+        length = _first_tensor(data).shape[0]
+        slices = -(-length // physical_batch_size)
+        rows = -(-length // slices)
+        data = _map(lambda tensor: _pad_rows(tensor, slices * rows), data)
+
+        def cut(index):
+            return _map(lambda tensor: _static_slice(tensor, index * rows, rows), data)
+    else:
+        length = batch_length(data)
+        slices = (length + physical_batch_size - 1) // physical_batch_size
+
+        def cut(index):
+            # Slice k holds [k * length / slices, (k + 1) * length / slices).
+            start = _proportion(index, length, slices)
+            stop = _proportion(index + 1, length, slices)
+            return _map(lambda tensor: tensor[start:stop], data)
 
     def body(index, sums):
-        # Slice k holds [k * length / slices, (k + 1) * length / slices).
-        start = _proportion(index, length, slices)
-        stop = _proportion(index + 1, length, slices)
-        part = keras.tree.map_structure(
-            lambda tensor: None if tensor is None else tensor[start:stop], data
-        )
+        part = cut(index)
+        if read is not None:
+            part = read(part, cut(index + 1))
         return index + 1, [s + t for s, t in zip(sums, step(part), strict=True)]
 
     _, sums = tf.while_loop(
         lambda index, _: index < slices, body, (0, list(zeros)), parallel_iterations=1
     )
     return sums
+
+
+def _map(function: Callable[[tf.Tensor], tf.Tensor], data: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda tensor: None if tensor is None else function(tensor), data
+    )
+
+
+def _pad_rows(tensor: tf.Tensor, length: int) -> tf.Tensor:
+    """Adds rows of zeros; in a mask of valid rows these are padding."""
+    missing = length - tensor.shape[0]
+    return tf.pad(tensor, [[0, missing]] + [[0, 0]] * (tensor.shape.rank - 1))
+
+
+def _static_slice(tensor: tf.Tensor, start: tf.Tensor, length: int) -> tf.Tensor:
+    # Beyond the end (what follows the last slice) it starts at the last possible row.
+    start = tf.minimum(start, tensor.shape[0] - length)
+    rest = tensor.shape.rank - 1
+    return tf.slice(tensor, [start] + [0] * rest, [length] + [-1] * rest)
 
 
 def _proportion(index: tf.Tensor, length: tf.Tensor, slices: tf.Tensor) -> tf.Tensor:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
 
 from tfdp import _validate
+from tfdp.sampling.physical import Batch
+from tfdp.sampling.rows import ArrayRows, SourceRows
+from tfdp.sampling.scheme import Scheme
 
 
 class PoissonDataset:
-    """Batches drawn by Poisson sampling from arrays, in the TensorFlow graph.
+    """Batches drawn by Poisson sampling.
 
     At each step every example is included independently with probability
     ``q = expected_batch_size / num_examples``. Batches therefore differ in size, and one can be
@@ -28,6 +30,11 @@ class PoissonDataset:
             Defaults to 32, or to all examples if there are fewer.
         steps_per_epoch: Batches in an epoch. Defaults to ``num_examples / expected_batch_size``,
             rounded up.
+        capacity: Gives every batch this many rows, at least ``expected_batch_size``, for compilers
+            and devices that need fixed shapes: samples are padded with rows that count for
+            nothing, and cut to a random ``capacity`` of their examples where there are more. The
+            accounting knows of the cut; `tfdp.accounting.capacity_for` gives a capacity at which
+            it costs nothing to speak of. Defaults to ``None``: batches as they come.
         seed: For tests only: fixes which examples are drawn, and the privacy statement then says
             "not private". Defaults to ``None``: from the operating system, new for every epoch.
 
@@ -56,13 +63,76 @@ class PoissonDataset:
         *,
         expected_batch_size: int | None = None,
         steps_per_epoch: int | None = None,
+        capacity: int | None = None,
         seed: int | None = None,
     ):
-        self._data = tuple(
-            None if part is None else keras.tree.map_structure(_to_tensor, part)
-            for part in (x, y, sample_weight)
+        self._set_up(
+            ArrayRows((x, y, sample_weight)), expected_batch_size, steps_per_epoch, capacity, seed
         )
-        self.num_examples = _common_length(self._data)
+
+    @classmethod
+    def from_source(
+        cls,
+        source: Any,
+        transform: Callable | None = None,
+        *,
+        expected_batch_size: int | None = None,
+        steps_per_epoch: int | None = None,
+        capacity: int | None = None,
+        seed: int | None = None,
+        num_workers: int | None = None,
+    ) -> PoissonDataset:
+        """Batches of a random-access source, for data that do not fit into memory.
+
+        Training reads one physical batch at a time, and the next one while it computes.
+
+        Args:
+            source: Anything with ``len(source)`` and ``source[i]``, for instance
+                ``tfds.data_source("mnist", split="train")`` or an ArrayRecord file.
+            transform: From an element of the source to ``x``, ``(x, y)`` or
+                ``(x, y, sample_weight)``, as NumPy arrays whose shapes are the same for every
+                element. Runs in the reading threads. Defaults to ``None``: elements as they are.
+            expected_batch_size: As for arrays.
+            steps_per_epoch: As for arrays.
+            capacity: As for arrays.
+            seed: As for arrays.
+            num_workers: Threads that read and transform. Defaults to the number of processors.
+
+        Returns:
+            A `PoissonDataset`.
+
+        Raises:
+            TypeError: If the source is not random-access.
+            ValueError: If it is empty, its elements are not numeric, or a number is out of range.
+
+        Example:
+            >>> import numpy as np, tfdp
+            >>> source = [{"image": np.zeros((8, 8)), "label": i % 10} for i in range(100)]
+            >>> data = tfdp.sampling.PoissonDataset.from_source(
+            ...     source, lambda e: (e["image"] / 255, e["label"]), expected_batch_size=10)
+            >>> data.num_examples
+            100
+        """
+        dataset = cls.__new__(cls)
+        dataset._set_up(
+            SourceRows(source, transform, num_workers),
+            expected_batch_size,
+            steps_per_epoch,
+            capacity,
+            seed,
+        )
+        return dataset
+
+    def _set_up(
+        self,
+        rows: ArrayRows | SourceRows,
+        expected_batch_size: int | None,
+        steps_per_epoch: int | None,
+        capacity: int | None,
+        seed: int | None,
+    ) -> None:
+        self._rows = rows
+        self.num_examples = len(rows)
         if expected_batch_size is None:
             expected_batch_size = min(32, self.num_examples)
         self.expected_batch_size = _validate.integer(
@@ -77,7 +147,21 @@ class PoissonDataset:
         if steps_per_epoch is None:
             steps_per_epoch = math.ceil(self.num_examples / self.expected_batch_size)
         self.steps_per_epoch = _validate.integer("steps_per_epoch", steps_per_epoch, minimum=1)
+        if capacity is not None:
+            capacity = _validate.integer("capacity", capacity, minimum=self.expected_batch_size)
+            capacity = min(capacity, self.num_examples)
+        self.capacity = capacity
         self.seed = None if seed is None else _validate.integer("seed", seed)
+
+    @property
+    def scheme(self) -> Scheme:
+        """How batches are drawn."""
+        return Scheme(
+            kind="poisson" if self.capacity is None else "truncated_poisson",
+            expected_batch_size=self.expected_batch_size,
+            num_examples=self.num_examples,
+            capacity=self.capacity,
+        )
 
     def __len__(self) -> int:
         return self.steps_per_epoch
@@ -85,34 +169,100 @@ class PoissonDataset:
     def __iter__(self):
         return iter(self.as_tf_dataset().take(self.steps_per_epoch))
 
+    def steps_of_epoch(self, steps_per_epoch: int | None, steps_per_execution: int) -> int:
+        """Steps of an epoch of ``fit``: as asked for, or ``len`` of the data set."""
+        del steps_per_execution  # The last execution of an epoch is a shorter one.
+        if steps_per_epoch is None:
+            return self.steps_per_epoch
+        return _validate.integer("steps_per_epoch", steps_per_epoch, minimum=1)
+
     def first_examples(self, count: int = 1) -> tuple:
         """The first examples ``(x, y, sample_weight)``: to build a model, not to train it."""
-        return keras.tree.map_structure(lambda t: None if t is None else t[:count], self._data)
+        return self._rows.first(_validate.integer("count", count, minimum=1))
 
     def as_tf_dataset(self) -> tf.data.Dataset:
         """An endless `tf.data.Dataset` of ``(x, y, sample_weight)`` batches.
 
-        ``y`` and ``sample_weight`` are left out from the end where they are ``None``.
+        ``y`` and ``sample_weight`` are left out from the end where they are ``None``. With a
+        ``capacity`` batches are cut to it, and not padded.
         """
+
+        def examples(indices):
+            part = self._rows.gather(indices)
+            while part[-1] is None:
+                part = part[:-1]
+            return part
+
+        return self._drawn(lambda seed: examples(self._draw(seed)))
+
+    def as_batches(self, steps: int) -> tf.data.Dataset:
+        """A `tf.data.Dataset` of `Batch`, what a private training step takes.
+
+        Args:
+            steps: Its length. Iterated over again it draws other samples.
+        """
+        steps = _validate.integer("steps", steps, minimum=1)
+
+        def batch(seed):
+            indices = self._draw(seed)
+            valid = None
+            if self.capacity is not None:
+                indices, valid = _padded(indices, self.capacity)
+            if isinstance(self._rows, SourceRows):
+                return Batch(None, valid, indices)
+            return Batch(self._rows.gather(indices), valid, None)
+
+        return self._drawn(batch, steps)
+
+    @property
+    def read(self) -> Callable | None:
+        """From the indices of a `Batch`, and those that follow, to its examples.
+
+        ``None`` if a `Batch` has its examples already.
+        """
+        return None if self.source is None else self._rows.gather
+
+    @property
+    def source(self) -> SourceRows | None:
+        """What `read` reads from."""
+        return self._rows if isinstance(self._rows, SourceRows) else None
+
+    def _draw(self, seed: tf.Tensor) -> tf.Tensor:
+        indices = poisson_indices(self.num_examples, self.sampling_probability, seed)
+        if self.capacity is None:
+            return indices
+        return _random_subset(indices, self.capacity, seed)
+
+    def _drawn(self, element: Callable[[tf.Tensor], Any], steps: int | None = None):
+        """A data set of ``element(seed)`` with a fresh seed each; endless without ``steps``."""
         if self.seed is None:
             key = tf.constant([_signed_64_bits(), _signed_64_bits()], tf.int64)
         else:
             key = tf.constant([self.seed, 0], tf.int64)
-        data = self._data
-        while data[-1] is None:
-            data = data[:-1]
+        fold_in = tf.random.experimental.stateless_fold_in
+        iterations = tf.Variable(0, dtype=tf.int64, trainable=False)
 
         @tf.autograph.experimental.do_not_convert
-        def draw(step):
-            seed = tf.random.experimental.stateless_fold_in(key, step)
-            indices = poisson_indices(self.num_examples, self.sampling_probability, seed)
-            return keras.tree.map_structure(lambda t: tf.gather(t, indices), data)
+        def iterate(_):
+            fresh = fold_in(key, iterations.assign_add(1))
+            numbers = tf.data.Dataset.counter() if steps is None else tf.data.Dataset.range(steps)
+            return numbers.map(lambda step: element(fold_in(fresh, step)))
 
-        options = tf.data.Options()
-        # Autotuning sleeps when an iterator is dropped, and one map has nothing to tune.
-        options.autotune.enabled = False
-        options.deterministic = True
-        return tf.data.Dataset.counter().map(draw).prefetch(1).with_options(options)
+        dataset = tf.data.Dataset.from_tensors(0).flat_map(iterate)
+        length = tf.data.INFINITE_CARDINALITY if steps is None else steps
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(length))
+        return without_autotuning(dataset.prefetch(1))
+
+
+def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """A data set whose order is fixed and which is not tuned while it runs.
+
+    Autotuning sleeps when an iterator is dropped, and one map has nothing to tune.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.deterministic = True
+    return dataset.with_options(options)
 
 
 def poisson_indices(num_examples: int, probability: float, seed: tf.Tensor) -> tf.Tensor:
@@ -154,32 +304,23 @@ def poisson_indices(num_examples: int, probability: float, seed: tf.Tensor) -> t
     return indices[: tf.math.count_nonzero(indices < num_examples)]
 
 
-def _to_tensor(array: Any) -> tf.Tensor:
-    if not isinstance(array, tf.Tensor):
-        array = np.asarray(array)
-        if array.dtype == np.float64:
-            array = array.astype(keras.config.floatx())
-        if array.dtype.kind not in "biuf":
-            raise ValueError(
-                f"Training data must be numeric arrays. Received: an array of dtype {array.dtype}"
-            )
-    # Data stay in host memory: batches are gathered there and copied to the device one by one.
-    with tf.device("CPU:0"):
-        return tf.convert_to_tensor(array)
+def _random_subset(indices: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
+    """A uniformly random subset of at most ``size`` of the indices, ascending."""
 
-
-def _common_length(data: tuple) -> int:
-    tensors = [t for t in keras.tree.flatten(data) if t is not None]
-    lengths = {int(t.shape[0]) if t.shape.rank else None for t in tensors}
-    if len(lengths) != 1 or None in lengths:
-        raise ValueError(
-            "All arrays of `x`, `y` and `sample_weight` need the same first axis. "
-            f"Received: arrays of shapes {[tuple(t.shape) for t in tensors]}"
+    def cut():
+        order = tf.random.stateless_uniform(
+            tf.shape(indices), tf.random.experimental.stateless_fold_in(seed, -1), dtype=tf.float64
         )
-    (length,) = lengths
-    if length == 0:
-        raise ValueError("There are no examples to train on. Received: arrays of length 0")
-    return length
+        return tf.sort(tf.gather(indices, tf.argsort(order)[:size]))
+
+    return tf.cond(tf.shape(indices)[0] > size, cut, lambda: indices)
+
+
+def _padded(indices: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Indices filled up to ``length``, and which of them count."""
+    count = tf.shape(indices)[0]
+    filled = tf.pad(indices, [[0, length - count]])
+    return tf.ensure_shape(filled, [length]), tf.range(length) < count
 
 
 def _signed_64_bits() -> int:
