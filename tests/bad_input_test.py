@@ -457,6 +457,15 @@ CASES: dict[str, Case] = {
     "tfdp.sampling.PoissonDataset.first_examples": a(
         poisson().first_examples, {"count": 1}, {"count": COUNT}
     ),
+    "tfdp.sampling.public": a(
+        sampling.public,
+        {"x": X, "y": Y},
+        {
+            "x": (None, "x", 1.0, *ARRAYS, X[:5]),
+            "y": ("y", 1.0, Y[:5], *ARRAYS[:2]),
+            "sample_weight": ("w", 1.0, np.ones(5)),
+        },
+    ),
     "tfdp.sampling.PoissonDataset.as_batches": a(
         poisson().as_batches, {"steps": 1}, {"steps": COUNT}
     ),
@@ -471,6 +480,36 @@ CASES: dict[str, Case] = {
         },
     ),
     # Callbacks.
+    "tfdp.callbacks.SimulatedAnnealing": a(
+        tfdp.callbacks.SimulatedAnnealing,
+        {"temperature_factor": 10.0, "max_rejections": 5},
+        {"temperature_factor": POSITIVE, "max_rejections": NATURAL},
+    ),
+    "tfdp.callbacks.NoisyThreshold": a(
+        tfdp.callbacks.NoisyThreshold,
+        {"clip": 0.1, "threshold": -1.0, "noise_multiplier": 1.0, "sampling_probability": 0.1},
+        {
+            "clip": POSITIVE,
+            "threshold": REAL,
+            "noise_multiplier": POSITIVE,
+            "sampling_probability": SAMPLING_RATE,
+            "difference": CHOICE,
+        },
+    ),
+    "tfdp.callbacks.UpdateScreening": a(
+        tfdp.callbacks.UpdateScreening,
+        {
+            "rule": tfdp.callbacks.SimulatedAnnealing(),
+            "evaluation_data": tfdp.sampling.public(X, Y),
+        },
+        {
+            "rule": (None, "annealing", tfdp.callbacks.SimulatedAnnealing),
+            "evaluation_data": (None, (X, Y), poisson()),
+            "charge": CHOICE,
+            "evaluation_batch_size": COUNT,
+            "restore_optimizer": (None, 1.0, "no"),
+        },
+    ),
     "tfdp.callbacks.PrivacyBudget": a(
         tfdp.callbacks.PrivacyBudget,
         {"target_epsilon": 3.0, "delta": 1e-5},
@@ -508,6 +547,18 @@ CASES: dict[str, Case] = {
 #: Public names that the package itself fills in: results, and parts of a training step, which get
 #: the tensors of that step.
 MADE_BY_THE_PACKAGE = {
+    "tfdp.callbacks.NoisyThreshold.accept",
+    "tfdp.callbacks.NoisyThreshold.decided",
+    "tfdp.callbacks.NoisyThreshold.prepare",
+    "tfdp.callbacks.NoisyThreshold.score",
+    "tfdp.callbacks.NoisyThreshold.score_event",
+    "tfdp.callbacks.NoisyThreshold.sensitivity",
+    "tfdp.callbacks.ScreeningRule",
+    "tfdp.callbacks.SimulatedAnnealing.accept",
+    "tfdp.callbacks.SimulatedAnnealing.acceptance_probability",
+    "tfdp.callbacks.SimulatedAnnealing.decided",
+    "tfdp.callbacks.UpdateScreening.release_with_each_step",
+    "tfdp.sampling.PublicData",
     "tfdp.sampling.PoissonDataset.steps_of_epoch",
     "tfdp.accounting.PrivacyStatement",
     "tfdp.accounting.Release",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import typing
 from typing import Any
 
 import dp_accounting
@@ -19,6 +20,29 @@ FIXED_SIZE_NEIGHBOURS = (
 
 
 @dataclasses.dataclass(frozen=True)
+class Companion:
+    """A release that goes with every training step, such as a noisy score of its update.
+
+    Attributes:
+        event: The privacy event of one such release.
+        description: What it is for.
+        details: What the privacy statement says about it.
+    """
+
+    event: dp_accounting.DpEvent
+    description: str
+    details: dict[str, Any]
+
+
+@typing.runtime_checkable
+class Releasing(typing.Protocol):
+    """A callback that releases something of the training data with each step."""
+
+    def release_with_each_step(self, model: Any) -> Companion | None:
+        """What it releases; asked before training, and charged before it is released."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Mechanism:
     """One training step as the accounting sees it.
 
@@ -31,6 +55,7 @@ class Mechanism:
         num_groups: Groups whose examples are averaged before clipping; ``None``: each example is
             clipped by itself.
         details: What the privacy statement says about the step.
+        companions: What else is released with every step.
     """
 
     scheme: Scheme
@@ -39,6 +64,16 @@ class Mechanism:
     noise_multiplier: float
     num_groups: int | None
     details: dict[str, Any]
+    companions: tuple[Companion, ...] = ()
+
+    @property
+    def whole_event(self) -> dp_accounting.DpEvent:
+        """The event together with what goes with its steps."""
+        if not self.companions:
+            return self.event
+        steps = self.scheme.steps_per_pass
+        others = [dp_accounting.SelfComposedDpEvent(c.event, steps) for c in self.companions]
+        return dp_accounting.ComposedDpEvent([self.event, *others])
 
     @property
     def expected_batch_size(self) -> int:
@@ -156,6 +191,8 @@ class Segment:
             self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._pass_began = 0  # The step that the running pass over shuffled data began with.
         self._charged = 0  # Events of the passes since then.
+        self._companions_charged = 0
+        self._forgiven = 0
 
     def charge(self, ledger: accounting.PrivacyLedger) -> None:
         """Charges the steps that have run since the last time; a pass, when it has begun."""
@@ -167,16 +204,27 @@ class Segment:
                 events - self._charged,
                 description="DP-SGD training",
                 details=self.mechanism.details,
-                **(
-                    {} if self.mechanism.estimate is None else {"estimate": self.mechanism.estimate}
-                ),
+                estimate=self.mechanism.estimate,
             )
             self._charged = events
+        if steps > self._companions_charged:
+            for companion in self.mechanism.companions:
+                ledger.charge(
+                    companion.event,
+                    steps - self._companions_charged,
+                    description=companion.description,
+                    details=companion.details,
+                )
+            self._companions_charged = steps
+
+    def forgive(self) -> None:
+        """Leaves one step out of what is charged; only where no guarantee is claimed any more."""
+        self._forgiven += 1
 
     def end_pass(self) -> None:
         """Says that the next step begins a new pass, as in another ``fit``; charge before."""
         self._pass_began += self._steps_of_pass()
-        self._charged = 0
+        self._charged = self._companions_charged = 0
 
     @property
     def steps_already_charged(self) -> int:
@@ -185,7 +233,7 @@ class Segment:
 
     def _steps_of_pass(self) -> int:
         with tf.init_scope():  # Also when a caller's own loop is being traced.
-            return int(self.steps.numpy()) - self._pass_began
+            return int(self.steps.numpy()) - self._forgiven - self._pass_began
 
 
 class Spending:
@@ -228,13 +276,22 @@ class Spending:
     ) -> int:
         """How many more steps of a mechanism stay within a budget; `sys.maxsize`: any number."""
         event, ledger = mechanism.event, self.ledger
-        releases = ledger.releases
-        spent = sum(release.count for release in releases if release.event == event)
-        others = [(release.event, release.count) for release in releases if release.event != event]
-        question = event, others, target_epsilon, delta, accountant
+        counts: dict[str, int] = {}
+        for release in ledger.releases:
+            key = repr(release.event)
+            counts[key] = counts.get(key, 0) + release.count
+        spent = counts.pop(repr(event), 0)
+        # What goes with every step is counted with it: only what it has been released more than
+        # that is a cost of its own.
+        for companion in mechanism.companions:
+            key = repr(companion.event)
+            counts[key] = counts.get(key, 0) - spent * mechanism.scheme.steps_per_pass
+        question = mechanism, counts, target_epsilon, delta, accountant
         # Searching for the number of steps takes seconds for "pld", counting them none.
         if self._allowed_for != question:
-            remaining = ledger.remaining_steps(event, target_epsilon, delta, accountant)
+            remaining = ledger.remaining_steps(
+                mechanism.whole_event, target_epsilon, delta, accountant
+            )
             self._allowed, self._allowed_for = spent + remaining, question
         events = max(0, self._allowed - spent)
         free = self.segment_of(mechanism).steps_already_charged

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfdp import _validate, accounting, clipping, sampling
-from tfdp.mechanism import Mechanism, Spending, mechanism_of
+from tfdp.mechanism import Mechanism, Releasing, Spending, mechanism_of
 from tfdp.model_checks import check_model, has_layer_graph
 from tfdp.noise import GaussianNoise
 from tfdp.optimizers import DPOptimizerMixin
@@ -116,6 +119,8 @@ class PrivateModel(keras.Model):
         self._spending = Spending()
         self._data: sampling.PoissonDataset | sampling.DeclaredDataset | None = None
         self._traced_for: tuple | None = None
+        #: What callbacks go on with after a resume, by name: saved with the weights, as JSON.
+        self.callback_state: dict[str, dict] = {}
         self._nonfinite_examples = tf.Variable(0, dtype=tf.int64, trainable=False)
         # Not a constant, because what an example holds is known only when the step is traced.
         self._physical_size = tf.Variable(
@@ -168,10 +173,15 @@ class PrivateModel(keras.Model):
     def save_own_variables(self, store) -> None:
         super().save_own_variables(store)
         store["ledger"] = np.frombuffer(self.ledger.to_json().encode(), dtype=np.uint8)
+        state = json.dumps(self.callback_state).encode()
+        store["callback_state"] = np.frombuffer(state, dtype=np.uint8)
 
     def load_own_variables(self, store) -> None:
         text = bytes(np.asarray(store["ledger"], dtype=np.uint8)).decode()
         self._spending.join(accounting.PrivacyLedger.from_json(text))
+        if "callback_state" in store.keys():
+            state = bytes(np.asarray(store["callback_state"], dtype=np.uint8)).decode()
+            self.callback_state = json.loads(state)
 
     # Privacy.
 
@@ -197,6 +207,16 @@ class PrivateModel(keras.Model):
             The number of steps: 0 if none fits, `sys.maxsize` if there is no limit.
         """
         return self._spending.remaining_steps(self.mechanism, target_epsilon, delta, accountant)
+
+    def forgive_step(self) -> None:
+        """Leaves the last step out of what is charged, for reproductions of other accountings.
+
+        Raises:
+            RuntimeError: If the ledger still claims a guarantee.
+        """
+        if not self.ledger.not_private_reasons:
+            raise RuntimeError("A step can be left out only where no guarantee is claimed.")
+        self._spending.segment_of(self.mechanism).forgive()
 
     def privacy_statement(self, delta: float) -> accounting.PrivacyStatement:
         """What is guaranteed, under which assumptions: print it, or ``.to_json()``.
@@ -380,7 +400,16 @@ class PrivateModel(keras.Model):
             validation_data=validation_data,
         )
         steps_per_epoch = data.steps_of_epoch(steps_per_epoch, self.steps_per_execution)
-        self._set_mechanism(self._mechanism_of(data.scheme, data.seed), data)
+        mechanism = self._mechanism_of(data.scheme, data.seed)
+        releases = [
+            callback.release_with_each_step(self)
+            for callback in _listed(callbacks)
+            if isinstance(callback, Releasing)
+        ]
+        self._set_mechanism(
+            dataclasses.replace(mechanism, companions=tuple(r for r in releases if r is not None)),
+            data,
+        )
         batches = data.as_batches(steps_per_epoch)
         endless = batches.cardinality() == tf.data.INFINITE_CARDINALITY
         nonfinite = int(self._nonfinite_examples.numpy())
@@ -508,6 +537,7 @@ class PrivateModel(keras.Model):
         if mechanism is not None and traced_for != self._traced_for:
             self._traced_for = traced_for
             self.train_function = None
+            self._spending.segment_of(mechanism)  # Its counter must be there before the trace.
 
     def _use_batches_of_the_caller(self) -> None:
         if self.expected_batch_size is None:
@@ -596,6 +626,15 @@ class PrivateModel(keras.Model):
             gradient if extra is None else gradient + tf.cast(extra, gradient.dtype)
             for gradient, extra in zip(gradients, penalties, strict=True)
         ]
+
+
+def _listed(callbacks: Any) -> list:
+    """The callbacks given to ``fit``, one by one."""
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks.callbacks
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
 def _median(values: tf.Tensor) -> tf.Tensor:

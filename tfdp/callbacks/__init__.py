@@ -2,5 +2,15 @@
 
 from tfdp.callbacks.privacy_budget import BudgetSpentError, PrivacyBudget
 from tfdp.callbacks.privacy_log import PrivacyLog
+from tfdp.callbacks.screening_rules import NoisyThreshold, ScreeningRule, SimulatedAnnealing
+from tfdp.callbacks.update_screening import UpdateScreening
 
-__all__ = ["BudgetSpentError", "PrivacyBudget", "PrivacyLog"]
+__all__ = [
+    "BudgetSpentError",
+    "NoisyThreshold",
+    "PrivacyBudget",
+    "PrivacyLog",
+    "ScreeningRule",
+    "SimulatedAnnealing",
+    "UpdateScreening",
+]

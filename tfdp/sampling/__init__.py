@@ -9,6 +9,7 @@ from tfdp.sampling.physical import (
     sum_over_physical_batches,
 )
 from tfdp.sampling.poisson import PoissonDataset, poisson_indices
+from tfdp.sampling.public import PublicData, public
 from tfdp.sampling.scheme import Scheme
 from tfdp.sampling.training_data import split_arrays, training_data, with_class_weight
 
@@ -16,12 +17,14 @@ __all__ = [
     "Batch",
     "DeclaredDataset",
     "PoissonDataset",
+    "PublicData",
     "SMALLEST",
     "Scheme",
     "batch_length",
     "choose_physical_batch_size",
     "declare",
     "poisson_indices",
+    "public",
     "split_arrays",
     "sum_over_physical_batches",
     "training_data",

@@ -131,7 +131,7 @@ class PoissonDataset:
         capacity: int | None,
         seed: int | None,
     ) -> None:
-        self._rows = rows
+        self.rows = rows
         self.num_examples = len(rows)
         if expected_batch_size is None:
             expected_batch_size = min(32, self.num_examples)
@@ -178,7 +178,7 @@ class PoissonDataset:
 
     def first_examples(self, count: int = 1) -> tuple:
         """The first examples ``(x, y, sample_weight)``: to build a model, not to train it."""
-        return self._rows.first(_validate.integer("count", count, minimum=1))
+        return self.rows.first(_validate.integer("count", count, minimum=1))
 
     def as_tf_dataset(self) -> tf.data.Dataset:
         """An endless `tf.data.Dataset` of ``(x, y, sample_weight)`` batches.
@@ -188,7 +188,7 @@ class PoissonDataset:
         """
 
         def examples(indices):
-            part = self._rows.gather(indices)
+            part = self.rows.gather(indices)
             while part[-1] is None:
                 part = part[:-1]
             return part
@@ -208,9 +208,9 @@ class PoissonDataset:
             valid = None
             if self.capacity is not None:
                 indices, valid = _padded(indices, self.capacity)
-            if isinstance(self._rows, SourceRows):
+            if isinstance(self.rows, SourceRows):
                 return Batch(None, valid, indices)
-            return Batch(self._rows.gather(indices), valid, None)
+            return Batch(self.rows.gather(indices), valid, None)
 
         return self._drawn(batch, steps)
 
@@ -220,12 +220,12 @@ class PoissonDataset:
 
         ``None`` if a `Batch` has its examples already.
         """
-        return None if self.source is None else self._rows.gather
+        return None if self.source is None else self.rows.gather
 
     @property
     def source(self) -> SourceRows | None:
         """What `read` reads from."""
-        return self._rows if isinstance(self._rows, SourceRows) else None
+        return self.rows if isinstance(self.rows, SourceRows) else None
 
     def _draw(self, seed: tf.Tensor) -> tf.Tensor:
         indices = poisson_indices(self.num_examples, self.sampling_probability, seed)

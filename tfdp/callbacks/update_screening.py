@@ -1,0 +1,209 @@
+"""Keeps or undoes each update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdp import _validate, sampling
+from tfdp.callbacks.evaluation import Evaluation, rows_of
+from tfdp.callbacks.screening_rules import ScreeningRule
+from tfdp.mechanism import Companion
+
+_STATE = "update_screening"
+REPRODUCTION = (
+    "reproduction, not a DP guarantee: only updates that were kept are charged, although which "
+    "ones were thrown away depends on the data"
+)
+
+
+class UpdateScreening(keras.callbacks.Callback):
+    """Keeps or undoes each update of a private model, as a rule decides.
+
+    Before each training step the weights and the state of the optimizer are kept; afterwards the
+    rule is asked, and an update that it rejects is undone, bit for bit. Everything that was
+    computed from private data is charged, whatever is done with it:
+
+    | evaluation data | charged with every step, kept or not |
+    | --- | --- |
+    | public: `tfdp.sampling.public` | the update |
+    | private: arrays, a `PoissonDataset` | the update and the rule's noisy score |
+
+    ``logs`` get ``trials``, ``acceptance_rate`` (the share of them that was kept),
+    ``rejections_in_a_row`` and what the rule shows; so does the history. Checkpoints of the model
+    carry the state of the rule.
+
+    Args:
+        rule: `SimulatedAnnealing`, `NoisyThreshold`, or a `ScreeningRule` of your own.
+        evaluation_data: `tfdp.sampling.public(x, y)`; or private data: ``(x, y)`` or a
+            `tfdp.sampling.PoissonDataset`, of which the rule draws samples of its own.
+        charge: ``"trials"``: every update is charged. ``"accepted"`` charges only updates that
+            were kept, as the papers do. That is no differential privacy, and the ledger says so.
+            Defaults to ``"trials"``.
+        evaluation_batch_size: Examples evaluated at a time. Defaults to 256.
+        restore_optimizer: Whether a rejected update is also taken out of the state of the
+            optimizer, its momentum above all. Defaults to ``True``.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range. From ``fit``, before any step: if the rule needs
+            public data and gets others, if the model is not private, or if several steps run at
+            a time (``steps_per_execution``), between which nothing can be undone.
+
+    Example:
+        >>> import keras, numpy as np, tfdp
+        >>> private = tfdp.make_private(keras.Sequential([keras.layers.Dense(2)]))
+        >>> private.compile(
+        ...     tfdp.optimizers.VectorizedDPKerasSGDOptimizer(1.0, noise_multiplier=2.0),
+        ...     loss="mse")
+        >>> x, y = np.ones((100, 4)), np.ones((100, 2))
+        >>> screening = tfdp.callbacks.UpdateScreening(
+        ...     tfdp.callbacks.SimulatedAnnealing(), tfdp.sampling.public(x[:20], y[:20]))
+        >>> history = private.fit(
+        ...     x[20:], y[20:], batch_size=8, callbacks=[screening], verbose=0).history
+        >>> history["trials"], private.ledger.releases[0].count
+        ([10], 10)
+    """
+
+    def __init__(
+        self,
+        rule: ScreeningRule,
+        evaluation_data: Any,
+        *,
+        charge: str = "trials",
+        evaluation_batch_size: int = 256,
+        restore_optimizer: bool = True,
+    ):
+        super().__init__()
+        if not isinstance(rule, ScreeningRule):
+            raise _validate.type_error("rule", rule, "a tfdp.callbacks.ScreeningRule")
+        self.rule = rule
+        self.is_public = isinstance(evaluation_data, sampling.PublicData)
+        self._rows = rows_of(evaluation_data)
+        self.charge = _validate.one_of("charge", charge, ("trials", "accepted"))
+        self.evaluation_batch_size = _validate.integer(
+            "evaluation_batch_size", evaluation_batch_size, minimum=1
+        )
+        self.restore_optimizer = _validate.boolean("restore_optimizer", restore_optimizer)
+        if rule.needs_public_data and not self.is_public and charge == "trials":
+            raise ValueError(
+                f"{type(rule).__name__} measures the loss without noise, which only public data "
+                "allow: give it tfdp.sampling.public(x, y), or take NoisyThreshold for private "
+                f"data. Received: evaluation_data of type {type(evaluation_data).__name__}"
+            )
+        self.trials, self.kept, self.rejections_in_a_row = 0, 0, 0
+        self._prepared: Any = ()
+
+    def release_with_each_step(self, model: Any) -> Companion | None:
+        """The rule's score, where it is one of private data. Called by ``fit``."""
+        if model.steps_per_execution > 1:
+            raise ValueError(
+                "An update can be undone only before the next one is made. "
+                f"Received: steps_per_execution={model.steps_per_execution}"
+            )
+        if self.charge == "accepted":
+            model.ledger.mark_not_private(REPRODUCTION)
+        event = None if self.is_public else self.rule.score_event(len(self._rows))
+        if event is None:
+            return None
+        return Companion(
+            event, "screening score", {"rule": type(self.rule).__name__, **self.rule.get_config()}
+        )
+
+    def on_train_begin(self, logs=None):
+        if not hasattr(self.model, "callback_state"):
+            raise ValueError(
+                "UpdateScreening needs a model from tfdp.make_private. "
+                f"Received: model={self.model.name!r} ({type(self.model).__name__})"
+            )
+        self._undo = None
+        self._resumed = False
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Not in `on_train_begin`, where a callback listed later may still restore a checkpoint.
+        if not self._resumed:
+            self._resume()
+            self._resumed = True
+        if self._undo is None:
+            self._set_up()
+        self._remember()
+        self._prepared = self._prepare()
+
+    def on_train_batch_end(self, batch, logs=None):
+        accepted = bool(self._decide(self._prepared).numpy())
+        self.trials += 1
+        self.kept += accepted
+        self.rejections_in_a_row = 0 if accepted else self.rejections_in_a_row + 1
+        if not accepted and self.charge == "accepted":
+            self.model.forgive_step()
+        self.model.callback_state[_STATE] = self._state()
+        self._show(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._show(logs)
+
+    def _set_up(self) -> None:
+        """Compiles what runs around each step, for the variables of the model."""
+        model = self.model
+        if not model.model.built:
+            model.model(self._rows.gather(tf.constant([0], tf.int64))[0])
+        if not model.optimizer.built:  # Else the first update would make state not kept before.
+            model.optimizer.build(model.trainable_variables)
+        variables = list(model.trainable_variables)
+        if self.restore_optimizer:
+            variables += model.optimizer.variables
+        kept = [tf.Variable(variable.value, trainable=False) for variable in variables]
+        evaluation = Evaluation(model, self._rows, self.evaluation_batch_size)
+        rule = self.rule
+
+        @tf.function(autograph=False)
+        def remember():
+            for copy, variable in zip(kept, variables, strict=True):
+                copy.assign(variable.value)
+
+        def undo():
+            for copy, variable in zip(kept, variables, strict=True):
+                variable.assign(copy)
+            return False
+
+        @tf.function(autograph=False)
+        def prepare():
+            return rule.prepare(evaluation)
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def decide(prepared):
+            accepted = rule.accept(evaluation, prepared)
+            rule.decided(accepted)
+            return tf.cond(accepted, lambda: True, undo)
+
+        self._remember, self._undo, self._prepare, self._decide = remember, undo, prepare, decide
+
+    def _state(self) -> dict:
+        return {
+            "rule": [type(self.rule).__name__, self.rule.get_config()],
+            "trials": self.trials,
+            "kept": self.kept,
+            "rejections_in_a_row": self.rejections_in_a_row,
+            "state": {name: value.numpy().item() for name, value in self.rule.state.items()},
+        }
+
+    def _resume(self) -> None:
+        """Goes on where a checkpoint of the same rule stopped."""
+        saved = self.model.callback_state.get(_STATE)
+        if saved is None or saved["rule"] != self._state()["rule"]:
+            return
+        self.trials, self.kept = saved["trials"], saved["kept"]
+        self.rejections_in_a_row = saved["rejections_in_a_row"]
+        for name, value in saved["state"].items():
+            self.rule.state[name].assign(value)
+
+    def _show(self, logs: dict | None) -> None:
+        if logs is not None and self.trials:
+            logs.update(
+                trials=self.trials,
+                acceptance_rate=self.kept / self.trials,
+                rejections_in_a_row=self.rejections_in_a_row,
+                **self.rule.logs(),
+            )
