@@ -9,6 +9,9 @@ Flags that are not given come from a preset for the data set (`presets.py`). The
 and TensorBoard logs. None of them holds a metric of the training data, which privacy does not
 protect; only the progress on the screen does.
 
+`--screening` keeps or undoes each update, by the loss on images that are declared public or by a
+noisy score of private ones; what that costs is charged (`train_screening.py`).
+
 A run that was interrupted goes on with the same command and `--resume`, after its last completed
 epoch: with the weights, the optimizer and the privacy ledger of then, and with new noise.
 """
@@ -26,6 +29,7 @@ from tfdp.scripts import (
     image_datasets,
     train_checkpoint,
     train_report,
+    train_screening,
     train_settings,
     whole_files,
 )
@@ -55,6 +59,7 @@ def train(values: flags.FlagValues) -> train_report.Report:
 def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
     """What is left when the flags are checked and the folder is there, for this process alone."""
     data = image_datasets.load(values.dataset, data_dir=values.data_dir, download=values.download)
+    data, public = train_screening.set_public_apart(train_screening.settle(values), data)
     settings = train_settings.settle(values, data)
     batches = tfdp.sampling.PoissonDataset(
         data.x_train, data.y_train, expected_batch_size=settings.batch_size
@@ -74,7 +79,7 @@ def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
         train_checkpoint.restore(private, folder)
     else:  # From now on there is an unfinished run, also where a finished one was before.
         train_checkpoint.write(private, run, folder)
-    _fit(private, run, settings, batches, data, folder)
+    _fit(private, run, settings, batches, data, public, folder)
 
     model_file = os.path.join(folder, train_report.MODEL_FILE)
     with whole_files.replacing(model_file) as path:
@@ -131,11 +136,15 @@ def _fit(
     settings: Settings,
     batches: tfdp.sampling.PoissonDataset,
     data: image_datasets.ImageData,
+    public: tfdp.sampling.PublicData | None,
     folder: str,
 ) -> None:
     """Trains for the epochs that are left, as far as the budget allows."""
     if len(run.epochs) == settings.epochs:
         return
+    screening = []
+    if settings.screening is not None:
+        screening = [train_screening.callback(settings.screening, data, public)]
     try:
         private.fit(
             batches,
@@ -144,6 +153,7 @@ def _fit(
             verbose=settings.verbose,
             validation_data=(data.x_test, data.y_test),
             callbacks=[
+                *screening,
                 tfdp.callbacks.PrivacyBudget(
                     settings.target_epsilon, settings.delta, settings.accountant
                 ),
@@ -151,16 +161,17 @@ def _fit(
                 _ReleasableTensorBoard(run, os.path.join(folder, "logs"), write_graph=False),
             ],
         )
-    except tfdp.callbacks.BudgetSpentError:
+    except tfdp.callbacks.BudgetSpentError as error:
         if not run.epochs:
-            raise
+            raise command_line.UsageError(str(error)) from error
         print(f"The budget is spent after {len(run.epochs)} of {settings.epochs} epochs.")
 
 
 def _calibrated(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> float:
     """The least noise with which the whole run stays within the budget."""
     try:
-        return tfdp.accounting.noise_multiplier(
+        return train_screening.calibrate(
+            train_screening.score_event(settings.screening, batches.num_examples),
             settings.target_epsilon,
             batches.sampling_probability,
             settings.epochs * len(batches),

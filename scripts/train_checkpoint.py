@@ -52,12 +52,23 @@ class Run:
         return [epoch[name] for epoch in self.epochs]
 
 
+#: Epsilon, and what screening shows: computed from public data, or noisy and charged.
+_RELEASABLE = {
+    "epsilon",
+    "trials",
+    "acceptance_rate",
+    "rejections_in_a_row",
+    "energy",
+    "noisy_loss_change",
+}
+
+
 def releasable(logs: dict[str, float]) -> dict[str, float]:
-    """Of an epoch's metrics those that may be shown: epsilon, and metrics of the test data."""
+    """Of an epoch's metrics those that may be shown: all but metrics of the training data."""
     return {
         name: float(value)
         for name, value in logs.items()
-        if name == "epsilon" or name.startswith("val_")
+        if name in _RELEASABLE or name.startswith("val_")
     }
 
 

@@ -91,10 +91,7 @@ def make(
         activation=train_settings.activation_text(settings.activation),
         test_accuracy=float(test_accuracy),
         test_loss=float(test_loss),
-        epsilon={
-            accountant: _finite(private.ledger.epsilon(settings.delta, accountant))
-            for accountant in ("rdp", "pld")
-        },
+        epsilon=_epsilons(private.ledger, settings.delta),
         target_epsilon=settings.target_epsilon,
         delta=settings.delta,
         accountant=settings.accountant,
@@ -104,7 +101,11 @@ def make(
         expected_batch_size=settings.batch_size,
         physical_batch_size=settings.physical_batch_size,
         epochs=len(run.epochs),
-        steps=sum(release.count for release in private.ledger.releases),
+        steps=sum(
+            release.count
+            for release in private.ledger.releases
+            if release.description == "DP-SGD training"
+        ),
         optimizer=settings.optimizer,
         learning_rate=settings.learning_rate,
         momentum=settings.momentum,
@@ -114,6 +115,7 @@ def make(
         history={
             "test_accuracy": run.column("val_accuracy"),
             "epsilon": [_finite(value) for value in run.column("epsilon")],
+            **({} if settings.screening is None else _screening_history(run)),
         },
         versions={
             "python": platform.python_version(),
@@ -126,6 +128,17 @@ def make(
         command=command,
         settings=run.settings,
     )
+
+
+def _epsilons(ledger: tfdp.accounting.PrivacyLedger, delta: float) -> dict[str, float | None]:
+    """Epsilon by each accountant; `None` where nothing is guaranteed."""
+    if ledger.not_private_reasons:
+        return {"rdp": None, "pld": None}
+    return {name: _finite(ledger.epsilon(delta, name)) for name in ("rdp", "pld")}
+
+
+def _screening_history(run: Run) -> dict[str, list[float]]:
+    return {name: run.column(name) for name in ("trials", "acceptance_rate")}
 
 
 def write(report: Report, statement: Any, folder: str) -> None:

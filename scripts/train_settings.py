@@ -9,7 +9,7 @@ import keras
 from absl import flags
 
 import tfdp
-from tfdp.scripts import image_datasets
+from tfdp.scripts import image_datasets, train_screening
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.presets import MODELS, OPTIMIZERS, PRESETS, preset_for
 
@@ -50,13 +50,14 @@ def declare_flags(values: flags.FlagValues) -> None:
         real,
         "target_epsilon",
         None,
-        f"Privacy budget: the noise is calibrated so that the whole run spends it. {_DEFAULT}",
+        f"Privacy budget: the noise is calibrated so that the whole run spends it. {_DEFAULT} "
+        "With --noise_multiplier the run stops where it is spent.",
     )
     define(
         real,
         "noise_multiplier",
         None,
-        "Noise as a multiple of the clip norm, in place of --target_epsilon.",
+        "Noise as a multiple of the clip norm, in place of a calibrated one.",
     )
     define(
         real, "delta", None, f"Delta of the guarantee, at most 1 / training examples. {_DEFAULT}"
@@ -86,6 +87,7 @@ def declare_flags(values: flags.FlagValues) -> None:
         None,
         "Seed of the initial weights. Sampling and noise always come from the operating system.",
     )
+    train_screening.declare_flags(values)
     define(text, "output_dir", None, "Folder for the results. Defaults to runs/<dataset>.")
     define(
         flags.DEFINE_bool,
@@ -104,7 +106,7 @@ def declare_flags(values: flags.FlagValues) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """One training run. Either the noise or the budget is `None`: it follows from the other.
+    """One training run.
 
     Attributes:
         model: A name in `presets.MODELS`.
@@ -116,11 +118,12 @@ class Settings:
         momentum: The momentum, `None` for optimizers that have none.
         l2_norm_clip: The clip norm.
         noise_multiplier: The noise multiplier, `None` if it follows from the budget.
-        target_epsilon: The budget, `None` if the noise multiplier was given.
+        target_epsilon: The budget, `None` for none beside a noise multiplier that was given.
         delta: The delta of the guarantee.
         accountant: `"rdp"` or `"pld"`.
         physical_batch_size: Examples in memory at a time, `None` for tfdp's choice.
         seed: The seed of the initial weights, or `None`.
+        screening: How updates are screened; `None`: they are not.
         output_dir: The folder for the results.
         verbose: How `fit` reports progress.
     """
@@ -139,6 +142,7 @@ class Settings:
     accountant: str
     physical_batch_size: int | None
     seed: int | None
+    screening: train_screening.Screening | None
     output_dir: str
     verbose: int
 
@@ -153,11 +157,6 @@ def check_flags(values: flags.FlagValues) -> None:
     Raises:
         UsageError: Naming the flag and the value received.
     """
-    if values.target_epsilon is not None and values.noise_multiplier is not None:
-        raise UsageError(
-            "--target_epsilon and --noise_multiplier exclude each other. Received: "
-            f"target_epsilon={values.target_epsilon}, noise_multiplier={values.noise_multiplier}"
-        )
     for name in ("target_epsilon", "learning_rate", "l2_norm_clip"):
         _require(values, name, "positive and finite", lambda value: 0 < value < float("inf"))
     for name in ("batch_size", "epochs", "physical_batch_size"):
@@ -172,6 +171,7 @@ def check_flags(values: flags.FlagValues) -> None:
         )
     if values.activation is not None:
         parse_activation(values.activation)
+    train_screening.settle(values)
 
 
 def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings:
@@ -209,11 +209,14 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         momentum=given("momentum") if optimizer == "sgd" else None,
         l2_norm_clip=given("l2_norm_clip"),
         noise_multiplier=values.noise_multiplier,
-        target_epsilon=given("target_epsilon") if values.noise_multiplier is None else None,
+        target_epsilon=(
+            given("target_epsilon") if values.noise_multiplier is None else values.target_epsilon
+        ),
         delta=delta,
         accountant=values.accountant,
         physical_batch_size=values.physical_batch_size,
         seed=values.seed,
+        screening=train_screening.settle(values),
         output_dir=output_dir(values),
         verbose=int(values.verbose),
     )
@@ -235,6 +238,8 @@ def to_repeat(
         if field.name not in _FREE
     }
     values["activation"] = activation_text(settings.activation)
+    screening = values.pop("screening")
+    values |= {"screening": "none"} if screening is None else dataclasses.asdict(screening)
     # Last, because it may follow from others: these are named first where they differ.
     del values["noise_multiplier"]
     return {

@@ -53,9 +53,27 @@ def test_a_flag_of_the_wrong_kind_is_refused(argument):
         parsed(argument)
 
 
-def test_budget_and_noise_exclude_each_other():
-    with pytest.raises(UsageError, match="exclude each other.*noise_multiplier=1.1$"):
-        train_settings.check_flags(parsed("--target_epsilon=3", "--noise_multiplier=1.1"))
+def test_noise_that_is_given_is_not_calibrated_and_a_budget_beside_it_is_kept():
+    for flag, budget in (("--noise_multiplier=1.1", None), ("--target_epsilon=3", 3.0)):
+        settings = settled("--noise_multiplier=1.1", flag)
+        assert (settings.noise_multiplier, settings.target_epsilon) == (1.1, budget)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_rejections=3"], "--max_rejections is for --screening=annealing.*screening=none$"),
+        (["--screening=annealing", "--score_clip=1"], "for --screening=noisy_threshold"),
+        (["--screening=annealing", "--temperature_factor=-1"], "temperature_factor=-1"),
+        (["--screening=annealing", "--public_examples=0"], "public_examples=0$"),
+        (["--screening=noisy_threshold", "--score_noise_multiplier=0"], "noise_multiplier=0"),
+        (["--screening=annealing", "--screening_charge=accepted"], "--noise_multiplier"),
+        (["--screening_charge=accepted"], "needs --screening"),
+    ],
+)
+def test_flags_of_screening_that_do_not_fit_are_refused(flags, message):
+    with pytest.raises(UsageError, match=message):
+        train_settings.check_flags(parsed(*flags))
 
 
 def test_momentum_is_for_sgd():

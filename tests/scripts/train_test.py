@@ -76,7 +76,7 @@ def test_digits_end_to_end(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target_epsilon=1", "--noise_multiplier=1"], "exclude each other"),
+        (["--target_epsilon=0.1", "--noise_multiplier=1"], "no further training step fits"),
         (["--model=resnet"], "--model"),
     ],
 )

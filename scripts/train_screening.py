@@ -1,0 +1,244 @@
+"""Update screening in `train.py`: its flags, its data and its callback."""
+
+import dataclasses
+import math
+
+from absl import flags
+
+import tfdp
+from tfdp.scripts.command_line import UsageError
+from tfdp.scripts.image_datasets import ImageData
+
+RULES = ("none", "annealing", "noisy_threshold")
+_OF_RULE = {
+    "temperature_factor": "annealing",
+    "max_rejections": "annealing",
+    "public_examples": "annealing",
+    "score_clip": "noisy_threshold",
+    "score_threshold": "noisy_threshold",
+    "score_noise_multiplier": "noisy_threshold",
+    "score_batch_size": "noisy_threshold",
+    "score_difference": "noisy_threshold",
+}
+_DEFAULTS = {
+    "temperature_factor": 10.0,
+    "max_rejections": 5,
+    "public_examples": 256,
+    "score_clip": 0.001,
+    "score_threshold": -1.0,
+    "score_noise_multiplier": 1.0,
+    "score_batch_size": 256,
+    "score_difference": "mean",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Screening:
+    """How updates are screened. Settings of the other rule are `None`.
+
+    Attributes:
+        rule: One of `RULES`, but not `"none"`.
+        charge: `"trials"`, or `"accepted"` for the accounting of the papers.
+        restore_optimizer: Whether a rejected update is taken out of the optimizer's state, too.
+        temperature_factor: Of `SimulatedAnnealing`, as what follows.
+        max_rejections: Rejections in a row.
+        public_examples: Training images that are declared public and not trained on.
+        score_clip: Of `NoisyThreshold`, as what follows.
+        score_threshold: In units of the clip.
+        score_noise_multiplier: Noise on a score.
+        score_batch_size: Expected size of the sample that is scored.
+        score_difference: What is clipped.
+    """
+
+    rule: str
+    charge: str
+    restore_optimizer: bool
+    temperature_factor: float | None
+    max_rejections: int | None
+    public_examples: int | None
+    score_clip: float | None
+    score_threshold: float | None
+    score_noise_multiplier: float | None
+    score_batch_size: int | None
+    score_difference: str | None
+
+
+def declare_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of screening on `values`."""
+
+    def define(kind, name, default, text, *args):
+        kind(name, default, *args, help=text, flag_values=values)
+
+    def of_rule(kind, name, text, *args):
+        rule = f"--screening={_OF_RULE[name]}"
+        define(kind, name, None, f"For {rule}: {text} Defaults to {_DEFAULTS[name]}.", *args)
+
+    define(
+        flags.DEFINE_enum,
+        "screening",
+        "none",
+        "Keep or undo each update: by the loss on public images, or by a noisy score of private "
+        "ones. Every trial and every score is charged.",
+        list(RULES),
+    )
+    define(
+        flags.DEFINE_enum,
+        "screening_charge",
+        "trials",
+        "What screening charges. 'accepted' is the accounting of the papers and no differential "
+        "privacy; the statement says so.",
+        ["trials", "accepted"],
+    )
+    define(
+        flags.DEFINE_bool,
+        "restore_optimizer",
+        True,
+        "Whether screening takes a rejected update out of the momentum, too.",
+    )
+    real, whole = flags.DEFINE_float, flags.DEFINE_integer
+    of_rule(real, "temperature_factor", "k in the chance exp(-dE k t) of a worse update.")
+    of_rule(whole, "max_rejections", "rejections in a row, before one update is kept anyway.")
+    of_rule(whole, "public_examples", "last training images, declared public and not trained on.")
+    of_rule(real, "score_clip", "bound on a difference of losses.")
+    of_rule(real, "score_threshold", "a score below it, in units of the clip, keeps an update.")
+    of_rule(real, "score_noise_multiplier", "noise on a score over its sensitivity.")
+    of_rule(whole, "score_batch_size", "expected size of the Poisson sample that is scored.")
+    of_rule(
+        flags.DEFINE_enum,
+        "score_difference",
+        "whether the mean or each example's difference is clipped.",
+        ["mean", "examples"],
+    )
+
+
+def settle(values: flags.FlagValues) -> Screening | None:
+    """The screening that the flags ask for; `None` for none.
+
+    Raises:
+        UsageError: Naming the flag and the value received.
+    """
+    rule = values.screening
+    for name, of in _OF_RULE.items():
+        if getattr(values, name) is not None and rule != of:
+            raise UsageError(f"--{name} is for --screening={of}. Received: screening={rule}")
+    if rule == "none":
+        if values.screening_charge != "trials":
+            raise UsageError(
+                "--screening_charge needs --screening. "
+                f"Received: screening_charge={values.screening_charge}"
+            )
+        return None
+    given = {
+        name: (_DEFAULTS[name] if getattr(values, name) is None else getattr(values, name))
+        if of == rule
+        else None
+        for name, of in _OF_RULE.items()
+    }
+    screening = Screening(rule, values.screening_charge, values.restore_optimizer, **given)
+    try:
+        _rule(screening, 10**9)
+    except ValueError as error:
+        raise UsageError(f"--screening={rule} does not work: {error}") from error
+    for name in ("public_examples", "score_batch_size"):
+        if given[name] is not None and given[name] < 1:
+            raise UsageError(f"--{name} must be at least 1. Received: {name}={given[name]}")
+    if screening.charge == "accepted" and values.noise_multiplier is None:
+        raise UsageError(
+            "How many updates will be kept is not known beforehand: give --noise_multiplier, and "
+            "--target_epsilon to stop at. Received: screening_charge=accepted"
+        )
+    return screening
+
+
+def set_public_apart(
+    screening: Screening | None, data: ImageData
+) -> tuple[ImageData, tfdp.sampling.PublicData | None]:
+    """The data without the images that are declared public, and these.
+
+    Raises:
+        UsageError: If no image would be left to train on.
+    """
+    if screening is None or screening.public_examples is None:
+        return data, None
+    kept = len(data.x_train) - screening.public_examples
+    if kept < 1:
+        raise UsageError(
+            f"--public_examples must be below {len(data.x_train)}, the number of training images. "
+            f"Received: public_examples={screening.public_examples}"
+        )
+    public = tfdp.sampling.public(data.x_train[kept:], data.y_train[kept:])
+    private = dataclasses.replace(data, x_train=data.x_train[:kept], y_train=data.y_train[:kept])
+    return private, public
+
+
+def callback(
+    screening: Screening, data: ImageData, public: tfdp.sampling.PublicData | None
+) -> tfdp.callbacks.UpdateScreening:
+    """The callback that screens updates."""
+    return tfdp.callbacks.UpdateScreening(
+        _rule(screening, len(data.x_train)),
+        (data.x_train, data.y_train) if public is None else public,
+        charge=screening.charge,
+        restore_optimizer=screening.restore_optimizer,
+    )
+
+
+def score_event(screening: Screening | None, num_examples: int):
+    """What one trial releases beside the update; `None` if nothing."""
+    if screening is None or screening.rule == "annealing":
+        return None
+    return _rule(screening, num_examples).score_event(num_examples)
+
+
+def calibrate(
+    score, target_epsilon: float, sampling_probability: float, steps: int, delta: float, **options
+) -> float:
+    """The least noise with which steps and their scores together stay within a budget.
+
+    Args:
+        score: The event of one score, or `None`.
+        target_epsilon: Epsilon not to exceed.
+        sampling_probability: Of a training step.
+        steps: Number of training steps, and of scores.
+        delta: Delta of the guarantee.
+        **options: `accountant`.
+
+    Raises:
+        ValueError: If no noise is enough.
+    """
+    alone = tfdp.accounting.noise_multiplier(
+        target_epsilon, sampling_probability, steps, delta, **options
+    )
+    if score is None:
+        return alone
+
+    def epsilon(sigma: float) -> float:
+        ledger = tfdp.accounting.PrivacyLedger()
+        ledger.charge(score, steps)
+        ledger.charge(tfdp.accounting.dp_sgd_event(sigma, sampling_probability), steps)
+        return ledger.epsilon(delta, **options)
+
+    low, high = alone, 1e3 * max(alone, 1.0)
+    if epsilon(high) > target_epsilon:
+        raise ValueError(
+            f"the scores alone spend more than the budget. Received: target_epsilon="
+            f"{target_epsilon}"
+        )
+    while high / low > 1 + 1e-4:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if epsilon(middle) > target_epsilon else (low, middle)
+    return high
+
+
+def _rule(screening: Screening, num_examples: int) -> tfdp.callbacks.ScreeningRule:
+    if screening.rule == "annealing":
+        return tfdp.callbacks.SimulatedAnnealing(
+            screening.temperature_factor, screening.max_rejections
+        )
+    return tfdp.callbacks.NoisyThreshold(
+        screening.score_clip,
+        screening.score_threshold,
+        screening.score_noise_multiplier,
+        min(1.0, screening.score_batch_size / num_examples),
+        screening.score_difference,
+    )
