@@ -17,10 +17,7 @@ import importlib
 import importlib.metadata
 import json
 import os
-import pathlib
-import re
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -28,6 +25,7 @@ from typing import Any, TextIO
 
 import cases
 from absl import app, flags
+from memory import HighWater, resident_mib
 
 _FRAMEWORK = flags.DEFINE_string("framework", None, "Module of `frameworks/`.", required=True)
 _METHOD = flags.DEFINE_string("method", None, "One of the module's METHODS.", required=True)
@@ -36,31 +34,6 @@ _CASE = flags.DEFINE_enum("case", None, list(cases.CASES), "The workload.", requ
 Unit = Callable[[], object]
 WARM_UP = 2
 PROFILE_SECONDS = 10.0
-
-
-def resident_mib() -> float:
-    """Memory that this process holds now."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
-
-
-class HighWater:
-    """The most memory that this process held inside the context, sampled every millisecond."""
-
-    def __enter__(self) -> "HighWater":
-        self.mib = resident_mib()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def _sample(self) -> None:
-        while not self._done.wait(0.001):
-            self.mib = max(self.mib, resident_mib())
-
-    def __exit__(self, *exception: object) -> None:
-        self._done.set()
-        self._thread.join()
 
 
 def timed(unit: Unit) -> float:

@@ -23,7 +23,7 @@ def _model(case: cases.Case) -> keras.Model:
     return model
 
 
-def _private_model(case: cases.Case) -> keras.Model:
+def private_model(case: cases.Case) -> keras.Model:
     private = tfdp.make_private(_model(case), expected_batch_size=case.batch_size)
     optimizer = tfdp.optimizers.VectorizedDPKerasSGDOptimizer(
         l2_norm_clip=cases.L2_NORM_CLIP,
@@ -59,7 +59,7 @@ def ordinary_step(case: cases.Case, method: str) -> Callable[[], object]:
 def private_step(case: cases.Case, method: str) -> Callable[[], object]:
     """One private step a call."""
     del method  # there is one
-    return _on_one_batch(_private_model(case), case)
+    return _on_one_batch(private_model(case), case)
 
 
 def ordinary_epoch(case: cases.Case, method: str) -> Callable[[], object]:
@@ -77,6 +77,6 @@ def ordinary_epoch(case: cases.Case, method: str) -> Callable[[], object]:
 def private_epoch(case: cases.Case, method: str) -> Callable[[], object]:
     """One `fit` of one epoch a call, Poisson sampled."""
     del method  # there is one
-    private = _private_model(case)
+    private = private_model(case)
     x, y = case.examples(case.batch_size * case.fit_steps)
     return lambda: private.fit(x, y, batch_size=case.batch_size, epochs=1, verbose=0)
