@@ -67,6 +67,8 @@ def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
     noise_multiplier = settings.noise_multiplier
     if noise_multiplier is None:
         noise_multiplier = _calibrated(settings, batches)
+    elif settings.target_epsilon is not None:
+        _check_that_a_step_fits(settings, batches)
     run = Run(train_settings.to_repeat(settings, data, noise_multiplier))
     if values.resume and (finished := _finished(run, folder)):
         return finished
@@ -180,6 +182,19 @@ def _calibrated(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> fl
         )
     except ValueError as error:
         raise command_line.UsageError(f"No noise reaches the budget: {error}") from error
+
+
+def _check_that_a_step_fits(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> None:
+    """Refuses a budget that not one step with the noise that was given fits into."""
+    budget = tfdp.callbacks.PrivacyBudget(
+        settings.target_epsilon, settings.delta, settings.accountant
+    )
+    if not budget.total_steps(settings.noise_multiplier, batches.sampling_probability):
+        raise command_line.UsageError(
+            "Not one step with this --noise_multiplier fits into the budget. Received: "
+            f"target_epsilon={settings.target_epsilon}, "
+            f"noise_multiplier={settings.noise_multiplier}"
+        )
 
 
 def _build(settings: Settings, data: image_datasets.ImageData) -> keras.Model:

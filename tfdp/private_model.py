@@ -173,8 +173,9 @@ class PrivateModel(keras.Model):
     def save_own_variables(self, store) -> None:
         super().save_own_variables(store)
         store["ledger"] = np.frombuffer(self.ledger.to_json().encode(), dtype=np.uint8)
-        state = json.dumps(self.callback_state).encode()
-        store["callback_state"] = np.frombuffer(state, dtype=np.uint8)
+        if self.callback_state:
+            state = json.dumps(self.callback_state).encode()
+            store["callback_state"] = np.frombuffer(state, dtype=np.uint8)
 
     def load_own_variables(self, store) -> None:
         text = bytes(np.asarray(store["ledger"], dtype=np.uint8)).decode()

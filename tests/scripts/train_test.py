@@ -76,7 +76,7 @@ def test_digits_end_to_end(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target_epsilon=0.1", "--noise_multiplier=1"], "no further training step fits"),
+        (["--optimizer=adam", "--momentum=0.9"], "--momentum is for --optimizer=sgd"),
         (["--model=resnet"], "--model"),
     ],
 )
@@ -89,6 +89,12 @@ def test_a_usage_error_is_one_line_and_status_2(arguments, message, tmp_path):
     assert message in last
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_without_room_for_one_step_is_refused(tmp_path):
+    arguments = ("--target_epsilon=0.1", "--noise_multiplier=1", f"--output_dir={tmp_path}")
+    with pytest.raises(UsageError, match="target_epsilon=0.1, noise_multiplier=1.0$"):
+        train_with(*arguments)
 
 
 def test_help_shows_the_flags(tmp_path):

@@ -94,11 +94,12 @@ def validate(model: keras.Model, batch: Any) -> ValidationReport:
     Example:
         >>> import keras, numpy as np, tfdp
         >>> model = keras.Sequential([
-        ...     keras.Input((4,)), keras.layers.Lambda(lambda x: x - keras.ops.mean(x, axis=0))])
+        ...     keras.Input((4,)),
+        ...     keras.layers.Lambda(lambda x: x - keras.ops.mean(x, axis=0), name="centre")])
         >>> tfdp.validate(model, np.eye(4))
         Traceback (most recent call last):
             ...
-        ValueError: Layer 'lambda' (Lambda) makes the output for one example depend on other
+        ValueError: Layer 'centre' (Lambda) makes the output for one example depend on other
         examples of the batch...
     """
     if not isinstance(model, keras.Model):
