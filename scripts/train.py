@@ -171,14 +171,15 @@ def _fit(
 
 def _calibrated(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> float:
     """The least noise with which the whole run stays within the budget."""
+    steps = settings.epochs * len(batches)
     try:
-        return train_screening.calibrate(
-            train_screening.score_event(settings.screening, batches.num_examples),
+        return tfdp.accounting.noise_multiplier(
             settings.target_epsilon,
             batches.sampling_probability,
-            settings.epochs * len(batches),
+            steps,
             settings.delta,
             accountant=settings.accountant,
+            beside=train_screening.scores_event(settings.screening, batches.num_examples, steps),
         )
     except ValueError as error:
         raise command_line.UsageError(f"No noise reaches the budget: {error}") from error

@@ -1,8 +1,8 @@
 """Update screening in `train.py`: its flags, its data and its callback."""
 
 import dataclasses
-import math
 
+import dp_accounting
 from absl import flags
 
 import tfdp
@@ -183,51 +183,14 @@ def callback(
     )
 
 
-def score_event(screening: Screening | None, num_examples: int):
-    """What one trial releases beside the update; `None` if nothing."""
+def scores_event(
+    screening: Screening | None, num_examples: int, steps: int
+) -> dp_accounting.DpEvent | None:
+    """What the scores of all steps release beside the updates; `None` if nothing."""
     if screening is None or screening.rule == "annealing":
         return None
-    return _rule(screening, num_examples).score_event(num_examples)
-
-
-def calibrate(
-    score, target_epsilon: float, sampling_probability: float, steps: int, delta: float, **options
-) -> float:
-    """The least noise with which steps and their scores together stay within a budget.
-
-    Args:
-        score: The event of one score, or `None`.
-        target_epsilon: Epsilon not to exceed.
-        sampling_probability: Of a training step.
-        steps: Number of training steps, and of scores.
-        delta: Delta of the guarantee.
-        **options: `accountant`.
-
-    Raises:
-        ValueError: If no noise is enough.
-    """
-    alone = tfdp.accounting.noise_multiplier(
-        target_epsilon, sampling_probability, steps, delta, **options
-    )
-    if score is None:
-        return alone
-
-    def epsilon(sigma: float) -> float:
-        ledger = tfdp.accounting.PrivacyLedger()
-        ledger.charge(score, steps)
-        ledger.charge(tfdp.accounting.dp_sgd_event(sigma, sampling_probability), steps)
-        return ledger.epsilon(delta, **options)
-
-    low, high = alone, 1e3 * max(alone, 1.0)
-    if epsilon(high) > target_epsilon:
-        raise ValueError(
-            f"the scores alone spend more than the budget. Received: target_epsilon="
-            f"{target_epsilon}"
-        )
-    while high / low > 1 + 1e-4:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if epsilon(middle) > target_epsilon else (low, middle)
-    return high
+    score = _rule(screening, num_examples).score_event(num_examples)
+    return dp_accounting.SelfComposedDpEvent(score, steps)
 
 
 def _rule(screening: Screening, num_examples: int) -> tfdp.callbacks.ScreeningRule:

@@ -101,6 +101,14 @@ X, Y = np.arange(24.0).reshape(6, 4), np.zeros(6, "int32")
 BATCHES = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2)
 EVENT_OF_A_STEP = dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.GaussianDpEvent(1.0))
 SETUP = {"noise_multiplier": 1.0, "sampling_probability": 0.1, "steps": 2, "delta": 1e-5}
+RUN = {
+    "num_examples": 1000,
+    "batch_size": 32,
+    "noise_multiplier": 1.0,
+    "steps": 100,
+    "learning_rate": 0.1,
+    "delta": 1e-5,
+}
 SAMPLED = {"noise_multiplier": 1.0, "sampling_probability": 0.01}
 DRAWN = {"expected_batch_size": 2, "steps_per_epoch": 3, "capacity": 4, "seed": 1}
 BAD_SETUP = {
@@ -253,6 +261,12 @@ CASES: dict[str, Case] = {
             "target_epsilon": POSITIVE_OR_INFINITE,
             **without(BAD_SETUP, "noise_multiplier"),
             "sampling_probability": SAMPLING_RATE,
+            "beside": (
+                "x",
+                1.0,
+                dp_accounting.UnsupportedDpEvent(),
+                accounting.dp_sgd_event(0.1, 1.0),
+            ),
         },
     ),
     "tfdp.accounting.noise_multiplier_for": a(
@@ -397,6 +411,51 @@ CASES: dict[str, Case] = {
     ),
     "tfdp.accounting.PrivacyLedger.union": a(
         ledger().union, {"other": ledger()}, {"other": (None, 1, "ledger", {})}
+    ),
+    # Planning.
+    "tfdp.tan.eta": a(
+        tfdp.tan.eta,
+        without(SETUP, "delta"),
+        {"noise_multiplier": NON_NEGATIVE, "sampling_probability": PROBABILITY, "steps": NATURAL},
+    ),
+    "tfdp.tan.epsilon_tan": a(
+        tfdp.tan.epsilon_tan,
+        {"eta": 0.5, "delta": 1e-5},
+        {"eta": NON_NEGATIVE_OR_INFINITE, "delta": DELTA},
+    ),
+    "tfdp.tan.Run": a(
+        tfdp.tan.Run,
+        RUN,
+        {
+            "num_examples": COUNT,
+            "batch_size": (*COUNT, 1001),
+            "noise_multiplier": POSITIVE,
+            "steps": COUNT,
+            "learning_rate": POSITIVE,
+            "delta": DELTA,
+        },
+    ),
+    "tfdp.tan.Run.epsilon": a(tfdp.tan.Run(**RUN).epsilon, {}, {"accountant": CHOICE}),
+    "tfdp.tan.Run.at_batch_size": a(
+        tfdp.tan.Run(**RUN).at_batch_size, {"batch_size": 1}, {"batch_size": (*COUNT, 1001)}
+    ),
+    "tfdp.tan.Run.trade_steps": a(
+        tfdp.tan.Run(**RUN).trade_steps, {"factor": 2}, {"factor": POSITIVE}
+    ),
+    "tfdp.tan.plan": a(
+        tfdp.tan.plan,
+        {"target_epsilon": 3.0, "delta": 1e-5, "num_examples": 10_000},
+        {
+            "target_epsilon": POSITIVE,
+            "delta": DELTA,
+            "num_examples": COUNT,
+            "max_batch_size": optional((*COUNT, 10_001)),
+            "compute_budget": optional((*COUNT, 100)),
+            "learning_rate": POSITIVE,
+            "simulate_at": optional((*COUNT, 10_001)),
+            "noise_multipliers": (1.0, None, [], "ab", ["a"], [0.0]),
+            "accountant": CHOICE,
+        },
     ),
     # Clipping and noise.
     "tfdp.clipping.ClipBound": a(
@@ -548,7 +607,6 @@ CASES: dict[str, Case] = {
 #: the tensors of that step.
 MADE_BY_THE_PACKAGE = {
     "tfdp.callbacks.NoisyThreshold.accept",
-    "tfdp.callbacks.NoisyThreshold.decided",
     "tfdp.callbacks.NoisyThreshold.prepare",
     "tfdp.callbacks.NoisyThreshold.score",
     "tfdp.callbacks.NoisyThreshold.score_event",
@@ -559,6 +617,7 @@ MADE_BY_THE_PACKAGE = {
     "tfdp.callbacks.SimulatedAnnealing.decided",
     "tfdp.callbacks.UpdateScreening.release_with_each_step",
     "tfdp.sampling.PublicData",
+    "tfdp.tan.Plan",
     "tfdp.sampling.PoissonDataset.steps_of_epoch",
     "tfdp.accounting.PrivacyStatement",
     "tfdp.accounting.Release",

@@ -11,12 +11,9 @@ import dp_accounting
 import tensorflow as tf
 
 from tfdp import accounting
+from tfdp.accounting.statement import EMPTY_RELATION
 from tfdp.optimizers import DPOptimizerMixin
 from tfdp.sampling import Scheme
-
-FIXED_SIZE_NEIGHBOURS = (
-    "replace one example by an empty one, whose gradient is zero; the number of examples is public"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +157,7 @@ def _details(
         details["num_examples"] = scheme.num_examples
     details["expected_batch_size"] = scheme.expected_batch_size
     if scheme.fixed_size:
-        details["neighbours"] = FIXED_SIZE_NEIGHBOURS
+        details["neighbours"] = EMPTY_RELATION
     if scheme.kind == "shuffled":
         details["released_once_in"] = f"{scheme.steps_per_pass} steps"
     if groups is not None:
@@ -191,31 +188,29 @@ class Segment:
             self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._pass_began = 0  # The step that the running pass over shuffled data began with.
         self._charged = 0  # Events of the passes since then.
-        self._companions_charged = 0
         self._forgiven = 0
 
     def charge(self, ledger: accounting.PrivacyLedger) -> None:
-        """Charges the steps that have run since the last time; a pass, when it has begun."""
-        steps = self._steps_of_pass()
-        events = -(-steps // self.mechanism.scheme.steps_per_pass)
-        if events > self._charged:
+        """Charges the steps that have run since the last time, and all of a pass that has begun."""
+        steps_per_pass = self.mechanism.scheme.steps_per_pass
+        begun = -(-self._steps_of_pass() // steps_per_pass) - self._charged
+        if begun <= 0:
+            return
+        ledger.charge(
+            self.mechanism.event,
+            begun,
+            description="DP-SGD training",
+            details=self.mechanism.details,
+            estimate=self.mechanism.estimate,
+        )
+        for companion in self.mechanism.companions:
             ledger.charge(
-                self.mechanism.event,
-                events - self._charged,
-                description="DP-SGD training",
-                details=self.mechanism.details,
-                estimate=self.mechanism.estimate,
+                companion.event,
+                begun * steps_per_pass,
+                description=companion.description,
+                details=companion.details,
             )
-            self._charged = events
-        if steps > self._companions_charged:
-            for companion in self.mechanism.companions:
-                ledger.charge(
-                    companion.event,
-                    steps - self._companions_charged,
-                    description=companion.description,
-                    details=companion.details,
-                )
-            self._companions_charged = steps
+        self._charged += begun
 
     def forgive(self) -> None:
         """Leaves one step out of what is charged; only where no guarantee is claimed any more."""
@@ -224,7 +219,7 @@ class Segment:
     def end_pass(self) -> None:
         """Says that the next step begins a new pass, as in another ``fit``; charge before."""
         self._pass_began += self._steps_of_pass()
-        self._charged = self._companions_charged = 0
+        self._charged = 0
 
     @property
     def steps_already_charged(self) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
-
 import tensorflow as tf
 
-from tfdp import _validate
+from tfdp import _entropy, _validate
 
 
 class GaussianNoise:
@@ -23,8 +21,7 @@ class GaussianNoise:
     def __init__(self, seed: int | None = None):
         self.seed = None if seed is None else _validate.integer("seed", seed)
         if seed is None:
-            state = [_signed_64_bits() for _ in range(3)]
-            self._generator = tf.random.Generator.from_state(state, alg="philox")
+            self._generator = _entropy.fresh_generator()
         else:
             self._generator = tf.random.Generator.from_seed(self.seed, alg="philox")
 
@@ -47,7 +44,3 @@ class GaussianNoise:
         dtype = tf.float64 if tensor.dtype == tf.float64 else tf.float32
         noise = self._generator.normal(tf.shape(tensor), stddev=stddev, dtype=dtype)
         return tf.cast(tf.cast(tensor, dtype) + noise, tensor.dtype)
-
-
-def _signed_64_bits() -> int:
-    return secrets.randbits(64) - 2**63

@@ -547,9 +547,9 @@ class PrivateModel(keras.Model):
                 "divided by: `tfdp.make_private(model, expected_batch_size=...)`. "
                 "Received: expected_batch_size=None"
             )
-        self._set_mechanism(
-            self._mechanism_of(sampling.Scheme("unknown", self.expected_batch_size))
-        )
+        scheme = sampling.Scheme("unknown", self.expected_batch_size)
+        if self._mechanism is None or self._mechanism.scheme != scheme:
+            self._set_mechanism(self._mechanism_of(scheme))
 
     def _mechanism_of(self, scheme: sampling.Scheme, sampling_seed: int | None = None) -> Mechanism:
         optimizer = self.optimizer

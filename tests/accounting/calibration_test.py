@@ -3,6 +3,7 @@
 import math
 import sys
 
+import dp_accounting
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,22 @@ def test_noise_multiplier_never_overshoots(target, q, steps, exponent):
     assert accounting.epsilon(sigma, q, steps, delta) <= target
     if sigma > 0.0101:
         assert accounting.epsilon(0.998 * sigma, q, steps, delta) > target * (1 - 1e-2)
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "pld"])
+def test_noise_multiplier_leaves_room_for_what_is_beside(accountant):
+    score = accounting.dp_sgd_event(1.5, 0.02)
+    beside = dp_accounting.SelfComposedDpEvent(score, 200)
+    sigma = accounting.noise_multiplier(3.0, 0.05, 200, DELTA, accountant, beside)
+    for factor, within in ((1.0, True), (0.999, False)):
+        ledger = accounting.PrivacyLedger()
+        ledger.charge(score, 200)
+        ledger.charge(accounting.dp_sgd_event(factor * sigma, 0.05), 200)
+        assert (ledger.epsilon(DELTA, accountant) <= 3.0) == within
+    with pytest.raises(ValueError, match="`beside` must be within target_epsilon=3"):
+        beside = accounting.dp_sgd_event(0.1, 1.0)
+        accounting.noise_multiplier(3.0, 0.05, 200, DELTA, accountant, beside)
+    assert accounting.noise_multiplier(3.0, 0.1, 0, DELTA, accountant, score) < 0.0101
 
 
 def test_noise_multiplier_edges():

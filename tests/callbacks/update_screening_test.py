@@ -27,7 +27,7 @@ class Scripted(callbacks.ScreeningRule):
     def __init__(self, *answers):
         super().__init__()
         self.answers = tf.constant(answers)
-        self.state = {"asked": tf.Variable(0, trainable=False)}
+        self.state["asked"] = tf.Variable(0, trainable=False)
 
     def accept(self, evaluation, prepared):
         answer = self.answers[self.state["asked"] % len(self.answers)]
@@ -143,7 +143,7 @@ def test_a_budget_counts_scores_too(accountant):
     screening = callbacks.UpdateScreening(rule, (X[20:], Y[20:]))
     budget = callbacks.PrivacyBudget(target, 1e-3, accountant)
     history = fit(private, screening, budget, epochs=9)
-    assert screening.trials == 13
+    assert rule.state["trials"] == 13
     assert history["epsilon"][-1] == private.ledger.epsilon(1e-3, accountant) <= target
 
 
@@ -158,6 +158,17 @@ def test_the_papers_accounting_says_that_it_is_none():
     assert "reproduction, not a DP guarantee" in " ".join(str(statement).split())
     with pytest.raises(RuntimeError, match="no guarantee"):
         private_model().forgive_step()
+
+
+def test_a_rule_that_looks_at_private_data_must_say_what_that_releases():
+    class Silent(Scripted):
+        needs_public_data = False
+
+    private = private_model()
+    with pytest.raises(ValueError, match="Silent.*score_event"):
+        fit(private, callbacks.UpdateScreening(Silent(True), (X[20:], Y[20:])))
+    assert private.ledger.releases == ()
+    fit(private, callbacks.UpdateScreening(Silent(True), PUBLIC), steps_per_epoch=1)
 
 
 def test_screening_does_not_outlast_its_fit():
@@ -204,9 +215,7 @@ def test_annealing_is_forced_after_so_many_rejections_and_keeps_its_energy():
     rule = callbacks.SimulatedAnnealing(temperature_factor=1e9, max_rejections=3)
     answers = []
     for loss in [2.0, 3.0, 3.0, 3.0, 3.0, 4.0, 2.9, float("nan")]:
-        answer = rule.accept(FixedEvaluation([loss]), ())
-        rule.decided(answer)
-        answers.append(bool(answer))
+        answers.append(bool(rule.decide(FixedEvaluation([loss]), ())))
     assert answers == [True, False, False, False, True, False, True, False]
     assert rule.logs()["energy"] == pytest.approx(2.9)
     assert rule.state["kept"] == 3 and rule.state["rejections_in_a_row"] == 1
@@ -285,15 +294,15 @@ def test_the_rule_goes_on_after_a_resume(tmp_path):
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
-            seen.append((restored.trials, float(again.state["energy"]), int(again.state["kept"])))
+            seen.append({name: float(value) for name, value in again.state.items()})
 
     fit(resumed, restored, Watch(), steps_per_epoch=1)
-    assert seen == [(10, float(rule.state["energy"]), int(rule.state["kept"]))]
-    assert restored.trials == 11
+    assert seen == [{name: float(value) for name, value in rule.state.items()}]
+    assert seen[0]["trials"] == 10 and again.state["trials"] == 11
 
-    other = callbacks.UpdateScreening(callbacks.SimulatedAnnealing(max_rejections=3), PUBLIC)
-    fit(resumed, other, steps_per_epoch=1)
-    assert other.trials == 1
+    other = callbacks.SimulatedAnnealing(max_rejections=3)
+    fit(resumed, callbacks.UpdateScreening(other, PUBLIC), steps_per_epoch=1)
+    assert other.state["trials"] == 1
 
 
 def test_annealing_in_training_lowers_its_energy(capsys):

@@ -96,3 +96,23 @@ def test_physical_batches_add_up_to_the_logical_batch(length):
     value, count = total(x)
     assert value == sum(range(length)) and count == length
     assert len(seen) == 1  # Traced once, whatever the length.
+
+
+def test_samples_are_drawn_from_seeds_of_full_width(monkeypatch):
+    seeds = []
+    original = tf.random.stateless_uniform
+
+    def recorded(shape, seed, **options):
+        seeds.append(seed)
+        return original(shape, seed, **options)
+
+    monkeypatch.setattr(tf.random, "stateless_uniform", recorded)
+    key = tf.constant([2**40 + 1, 2**41 + 3], tf.int64)
+    sampling.poisson_indices(1000, 0.5, key)
+    data = sampling.PoissonDataset(np.arange(100), expected_batch_size=50, capacity=50)
+    for step in range(4):
+        data._draw(key + step)
+    assert len(seeds) >= 6  # The subset of a sample that is too large has a seed, too.
+    for seed in seeds:
+        assert seed.dtype == tf.int64
+        assert abs(int(seed[0])) > 2**32  # Else two steps in a long run would be the same.

@@ -5,6 +5,8 @@ import math
 import warnings
 from collections.abc import Callable
 
+import dp_accounting
+
 from tfdp import _validate
 from tfdp.accounting import dp_sgd, events, guarantees, renyi, search
 
@@ -22,12 +24,13 @@ def noise_multiplier(
     steps: int,
     delta: float,
     accountant: str = "rdp",
+    beside: dp_accounting.DpEvent | None = None,
 ) -> float:
     """Returns the least noise with which DP-SGD stays within a target epsilon.
 
     | arguments | noise multiplier |
     | --- | --- |
-    | `steps` is 0, or `target_epsilon` is infinite | 0 |
+    | `target_epsilon` is infinite, or `steps` is 0 and nothing is `beside` | 0 |
     | any noise would do (such as `sampling_probability` below `delta`, one step) | 0.01 |
 
     Args:
@@ -36,13 +39,16 @@ def noise_multiplier(
         steps: number of optimizer steps, 0 or above.
         delta: in (0, 1).
         accountant: `"rdp"` or `"pld"`; use the one that will report. Defaults to `"rdp"`.
+        beside: what else the budget pays for, such as scores of each step or a tuning run: an
+            event made once (`dp_accounting.SelfComposedDpEvent` for several). Defaults to `None`.
 
     Returns:
         The noise multiplier: noise standard deviation over the clip norm.
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if an argument is out of range, or no noise up to 1e6 is enough.
+        ValueError: if an argument is out of range, `beside` cannot be accounted for or is too much
+            by itself, or no noise up to 1e6 is enough.
 
     Example:
     >>> sigma = noise_multiplier(3.0, 512 / 60_000, 4688, 1e-5)
@@ -50,9 +56,9 @@ def noise_multiplier(
     1.12
 
     Formal guarantees:
-        `tfdp.accounting.epsilon` of the result, with the same accountant, has been computed and is
-        at most `target_epsilon`; it is within 0.1 % of it wherever epsilon is continuous in the
-        noise and the result is above 0.01.
+        The epsilon of the steps together with what is `beside`, by the same accountant, has been
+        computed and is at most `target_epsilon`; it is within 0.1 % of it wherever epsilon is
+        continuous in the noise and the result is above 0.01.
     """
     target = _validate.positive("target_epsilon", target_epsilon, allow_infinity=True)
     q = _validate.probability("sampling_probability", sampling_probability)
@@ -61,11 +67,16 @@ def noise_multiplier(
     steps = _validate.integer("steps", steps, minimum=0, maximum=events.MAX_COUNT)
     delta = _validate.delta("delta", delta)
     accountant = _validate.one_of("accountant", accountant, guarantees.ACCOUNTANTS)
-    if steps == 0 or math.isinf(target):
+    spent = {} if beside is None else events.leaves(events.checked(beside, "beside"))
+    if math.isinf(target) or not (steps or spent):
         return 0.0
+    if spent and guarantees.epsilon_of(spent, delta, accountant) > target:
+        raise _validate.value_error("beside", beside, f"within target_epsilon={target_epsilon}")
 
     def cost(k: int, coarse: bool = False) -> float:
-        counts = events.leaves(dp_sgd.dp_sgd_event(_grid_noise(k), q), steps)
+        counts = dict(spent)
+        for leaf, times in events.leaves(dp_sgd.dp_sgd_event(_grid_noise(k), q), steps).items():
+            counts[leaf] = counts.get(leaf, 0) + times
         return guarantees.epsilon_of(counts, delta, accountant, coarse=coarse)
 
     guess = _grid_index(_first_guess(target, q, steps, delta))

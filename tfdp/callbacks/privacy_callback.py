@@ -1,4 +1,4 @@
-"""What the callbacks share that show what has been spent."""
+"""What callbacks of private models share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ import keras
 from tfdp import _validate
 
 
-class PrivacyCallback(keras.callbacks.Callback):
+class CallbackOfPrivateModel(keras.callbacks.Callback):
+    """Refuses to go with the training of a model that is not private."""
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        if not hasattr(model, "ledger"):
+            raise ValueError(
+                f"{type(self).__name__} needs a model from tfdp.make_private. "
+                f"Received: model={model.name!r} ({type(model).__name__})"
+            )
+
+
+class PrivacyCallback(CallbackOfPrivateModel):
     """Puts the epsilon of everything in the model's ledger into ``logs``, as ``"epsilon"``.
 
     Args:
@@ -19,14 +31,6 @@ class PrivacyCallback(keras.callbacks.Callback):
         super().__init__()
         self.delta = _validate.delta("delta", delta)
         self.accountant = _validate.one_of("accountant", accountant, ("rdp", "pld"))
-
-    def on_train_begin(self, logs=None):
-        model = self.model
-        if not hasattr(model, "ledger"):
-            raise ValueError(
-                f"{type(self).__name__} needs a model from tfdp.make_private. "
-                f"Received: model={model.name!r} ({type(model).__name__})"
-            )
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import abc
 import math
-import secrets
 from typing import Any
 
 import dp_accounting
 import tensorflow as tf
 
-from tfdp import _validate, accounting, sampling
+from tfdp import _entropy, _validate, accounting, noise, sampling
 from tfdp.callbacks.evaluation import Evaluation
 
 
@@ -19,14 +18,15 @@ class ScreeningRule(abc.ABC):
 
     `prepare` runs before each training step and `accept` after it, both traced once into a
     TensorFlow function, with the weights as they are at that time. What a rule remembers from
-    step to step is in ``state``; checkpoints of the model carry it.
+    step to step is in ``state``; checkpoints of the model carry it. Every rule has there the number
+    of ``trials``, of updates ``kept``, and of ``rejections_in_a_row``.
 
     A rule that looks at private data must add noise itself and say with `score_event` what one
     decision releases; it is charged with every step.
 
     Attributes:
         needs_public_data: Whether decisions are made without noise. Defaults to ``True``.
-        state: Scalar `tf.Variable` by name.
+        state: Scalar `tf.Variable` by name; a rule adds its own.
 
     Example:
         Keep an update if the loss on public data did not grow by more than a tenth:
@@ -42,7 +42,10 @@ class ScreeningRule(abc.ABC):
     needs_public_data = True
 
     def __init__(self) -> None:
-        self.state: dict[str, tf.Variable] = {}
+        self.state: dict[str, tf.Variable] = {
+            name: tf.Variable(0, dtype=tf.int64, trainable=False)
+            for name in ("trials", "kept", "rejections_in_a_row")
+        }
 
     def prepare(self, evaluation: Evaluation) -> Any:
         """What is needed of the weights before the step, as nested tensors. Defaults to nothing.
@@ -62,8 +65,21 @@ class ScreeningRule(abc.ABC):
         """
 
     def decided(self, accepted: tf.Tensor) -> None:
-        """Called with the decision, to bring ``state`` up to date. Defaults to nothing."""
+        """Called with the decision, to bring what a rule added to ``state`` up to date.
+
+        Defaults to nothing.
+        """
         del accepted
+
+    def decide(self, evaluation: Evaluation, prepared: Any) -> tf.Tensor:
+        """`accept`, and counts the decision. Called by `UpdateScreening`."""
+        accepted = self.accept(evaluation, prepared)
+        self.decided(accepted)
+        self.state["trials"].assign_add(1)
+        self.state["kept"].assign_add(tf.cast(accepted, tf.int64))
+        row = self.state["rejections_in_a_row"]
+        row.assign(tf.where(accepted, tf.zeros_like(row), row + 1))
+        return accepted
 
     def score_event(self, num_examples: int) -> dp_accounting.DpEvent | None:
         """What one decision releases of private evaluation data. Defaults to ``None``.
@@ -108,13 +124,9 @@ class SimulatedAnnealing(ScreeningRule):
         super().__init__()
         self.temperature_factor = _validate.positive("temperature_factor", temperature_factor)
         self.max_rejections = _validate.integer("max_rejections", max_rejections, minimum=0)
-        self._generator = _fresh_generator()
-        self.state = {
-            "energy": tf.Variable(math.inf, trainable=False),
-            "candidate_energy": tf.Variable(math.inf, trainable=False),
-            "kept": tf.Variable(0, dtype=tf.int64, trainable=False),
-            "rejections_in_a_row": tf.Variable(0, dtype=tf.int64, trainable=False),
-        }
+        self._generator = _entropy.fresh_generator()
+        self.state["energy"] = tf.Variable(math.inf, trainable=False)
+        self.state["candidate_energy"] = tf.Variable(math.inf, trainable=False)
 
     def acceptance_probability(self, energy_change: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
         """Chance of an update to be kept, but for the limit of rejections in a row.
@@ -143,9 +155,6 @@ class SimulatedAnnealing(ScreeningRule):
     def decided(self, accepted: tf.Tensor) -> None:
         state = self.state
         state["energy"].assign(tf.where(accepted, state["candidate_energy"], state["energy"]))
-        state["kept"].assign_add(tf.cast(accepted, tf.int64))
-        row = state["rejections_in_a_row"]
-        row.assign(tf.where(accepted, tf.zeros_like(row), row + 1))
 
     def get_config(self) -> dict:
         return {
@@ -210,11 +219,9 @@ class NoisyThreshold(ScreeningRule):
         q = _validate.probability("sampling_probability", sampling_probability)
         self.sampling_probability = _validate.positive("sampling_probability", q)
         self.difference = _validate.one_of("difference", difference, ("mean", "examples"))
-        self._generator = _fresh_generator()
-        self.state = {
-            "score": tf.Variable(0.0, trainable=False),
-            "rejections_in_a_row": tf.Variable(0, dtype=tf.int64, trainable=False),
-        }
+        self._generator = _entropy.fresh_generator()
+        self._noise = noise.GaussianNoise()
+        self.state["score"] = tf.Variable(0.0, trainable=False)
 
     def prepare(self, evaluation: Evaluation) -> tuple[tf.Tensor, tf.Tensor]:
         seed = self._generator.uniform_full_int([2], dtype=tf.int64)
@@ -254,13 +261,9 @@ class NoisyThreshold(ScreeningRule):
         examples = evaluation.num_examples
         score = self.score(before, evaluation.losses(indices), examples)
         stddev = self.noise_multiplier * self.sensitivity(examples)
-        noisy = score + self._generator.normal([], stddev=stddev)
+        noisy = self._noise.add([score], stddev)[0]
         self.state["score"].assign(noisy)
         return noisy < self.threshold
-
-    def decided(self, accepted: tf.Tensor) -> None:
-        row = self.state["rejections_in_a_row"]
-        row.assign(tf.where(accepted, tf.zeros_like(row), row + 1))
 
     def score_event(self, num_examples: int) -> dp_accounting.DpEvent:
         return accounting.dp_sgd_event(self.noise_multiplier, self.sampling_probability)
@@ -276,9 +279,3 @@ class NoisyThreshold(ScreeningRule):
 
     def logs(self) -> dict[str, float]:
         return {"noisy_loss_change": float(self.state["score"].numpy()) * self.clip}
-
-
-def _fresh_generator() -> tf.random.Generator:
-    """A generator of random numbers with a state from the operating system."""
-    state = [secrets.randbits(64) - 2**63 for _ in range(3)]
-    return tf.random.Generator.from_state(state, alg="philox")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfdp import _validate, sampling
 from tfdp.callbacks.evaluation import Evaluation, rows_of
+from tfdp.callbacks.privacy_callback import CallbackOfPrivateModel
 from tfdp.callbacks.screening_rules import ScreeningRule
 from tfdp.mechanism import Companion
 
@@ -19,7 +19,7 @@ REPRODUCTION = (
 )
 
 
-class UpdateScreening(keras.callbacks.Callback):
+class UpdateScreening(CallbackOfPrivateModel):
     """Keeps or undoes each update of a private model, as a rule decides.
 
     Before each training step the weights and the state of the optimizer are kept; afterwards the
@@ -49,8 +49,9 @@ class UpdateScreening(keras.callbacks.Callback):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range. From ``fit``, before any step: if the rule needs
-            public data and gets others, if the model is not private, or if several steps run at
-            a time (``steps_per_execution``), between which nothing can be undone.
+            public data and gets others, or looks at private data and does not say what that
+            releases; if the model is not private; or if several steps run at a time
+            (``steps_per_execution``), between which nothing can be undone.
 
     Example:
         >>> import keras, numpy as np, tfdp
@@ -93,7 +94,6 @@ class UpdateScreening(keras.callbacks.Callback):
                 "allow: give it tfdp.sampling.public(x, y), or take NoisyThreshold for private "
                 f"data. Received: evaluation_data of type {type(evaluation_data).__name__}"
             )
-        self.trials, self.kept, self.rejections_in_a_row = 0, 0, 0
         self._prepared: Any = ()
 
     def release_with_each_step(self, model: Any) -> Companion | None:
@@ -105,19 +105,23 @@ class UpdateScreening(keras.callbacks.Callback):
             )
         if self.charge == "accepted":
             model.ledger.mark_not_private(REPRODUCTION)
-        event = None if self.is_public else self.rule.score_event(len(self._rows))
-        if event is None:
+        if self.is_public:
             return None
-        return Companion(
-            event, "screening score", {"rule": type(self.rule).__name__, **self.rule.get_config()}
+        name = type(self.rule).__name__
+        event = self.rule.score_event(len(self._rows))
+        if event is None and self.charge == "trials":
+            raise ValueError(
+                f"{name} looks at private data and must say what one decision releases: "
+                f"{name}.score_event. Received: None"
+            )
+        return (
+            None
+            if event is None
+            else Companion(event, "screening score", {"rule": name, **self.rule.get_config()})
         )
 
     def on_train_begin(self, logs=None):
-        if not hasattr(self.model, "callback_state"):
-            raise ValueError(
-                "UpdateScreening needs a model from tfdp.make_private. "
-                f"Received: model={self.model.name!r} ({type(self.model).__name__})"
-            )
+        super().on_train_begin(logs)
         self._undo = None
         self._resumed = False
 
@@ -133,9 +137,6 @@ class UpdateScreening(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         accepted = bool(self._decide(self._prepared).numpy())
-        self.trials += 1
-        self.kept += accepted
-        self.rejections_in_a_row = 0 if accepted else self.rejections_in_a_row + 1
         if not accepted and self.charge == "accepted":
             self.model.forgive_step()
         self.model.callback_state[_STATE] = self._state()
@@ -174,18 +175,13 @@ class UpdateScreening(keras.callbacks.Callback):
 
         @tf.function(autograph=False, reduce_retracing=True)
         def decide(prepared):
-            accepted = rule.accept(evaluation, prepared)
-            rule.decided(accepted)
-            return tf.cond(accepted, lambda: True, undo)
+            return tf.cond(rule.decide(evaluation, prepared), lambda: True, undo)
 
         self._remember, self._undo, self._prepare, self._decide = remember, undo, prepare, decide
 
     def _state(self) -> dict:
         return {
             "rule": [type(self.rule).__name__, self.rule.get_config()],
-            "trials": self.trials,
-            "kept": self.kept,
-            "rejections_in_a_row": self.rejections_in_a_row,
             "state": {name: value.numpy().item() for name, value in self.rule.state.items()},
         }
 
@@ -194,16 +190,17 @@ class UpdateScreening(keras.callbacks.Callback):
         saved = self.model.callback_state.get(_STATE)
         if saved is None or saved["rule"] != self._state()["rule"]:
             return
-        self.trials, self.kept = saved["trials"], saved["kept"]
-        self.rejections_in_a_row = saved["rejections_in_a_row"]
         for name, value in saved["state"].items():
             self.rule.state[name].assign(value)
 
     def _show(self, logs: dict | None) -> None:
-        if logs is not None and self.trials:
+        trials, kept, rejections = (
+            int(self.rule.state[name].numpy()) for name in ("trials", "kept", "rejections_in_a_row")
+        )
+        if logs is not None and trials:
             logs.update(
-                trials=self.trials,
-                acceptance_rate=self.kept / self.trials,
-                rejections_in_a_row=self.rejections_in_a_row,
+                trials=trials,
+                acceptance_rate=kept / trials,
+                rejections_in_a_row=rejections,
                 **self.rule.logs(),
             )

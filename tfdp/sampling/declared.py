@@ -34,7 +34,8 @@ def declare(dataset: tf.data.Dataset, *, num_examples: int, batch_size: int, sam
     have had, as an estimate: shuffling may protect less (Chua et al. 2024).
 
     Args:
-        dataset: Batched ``x``, ``(x, y)`` or ``(x, y, sample_weight)``. It is repeated if it ends.
+        dataset: Batched ``x``, ``(x, y)`` or ``(x, y, sample_weight)``. It is repeated if it ends;
+            shuffled data must be one pass, without ``repeat()``.
         num_examples: Number of private examples N that the batches are drawn from.
         batch_size: Examples in a batch (their mean, for ``"poisson"``): the constant that sums
             are divided by.
@@ -111,7 +112,11 @@ class DeclaredDataset:
         """Batches in which each example appears at most once."""
         fewest = max(1, self.num_examples // self.expected_batch_size)
         if length == tf.data.INFINITE_CARDINALITY:
-            return fewest
+            raise ValueError(
+                "Shuffled data are declared one pass long, without repeat(): where passes run into "
+                "each other an example can be in a batch, or in a pass, twice. "
+                "Received: an endless dataset"
+            )
         if length == tf.data.UNKNOWN_CARDINALITY:
             raise ValueError(
                 "The length of `dataset` must be known, to count passes over shuffled data: "

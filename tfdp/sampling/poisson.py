@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from tfdp import _validate
+from tfdp import _entropy, _validate
 from tfdp.sampling.physical import Batch
 from tfdp.sampling.rows import ArrayRows, SourceRows
 from tfdp.sampling.scheme import Scheme
@@ -236,7 +235,7 @@ class PoissonDataset:
     def _drawn(self, element: Callable[[tf.Tensor], Any], steps: int | None = None):
         """A data set of ``element(seed)`` with a fresh seed each; endless without ``steps``."""
         if self.seed is None:
-            key = tf.constant([_signed_64_bits(), _signed_64_bits()], tf.int64)
+            key = tf.constant([_entropy.signed_64_bits() for _ in range(2)], tf.int64)
         else:
             key = tf.constant([self.seed, 0], tf.int64)
         fold_in = tf.random.experimental.stateless_fold_in
@@ -298,7 +297,8 @@ def poisson_indices(num_examples: int, probability: float, seed: tf.Tensor) -> t
     _, _, indices = tf.while_loop(
         lambda _, last, __: last < num_examples,
         extend,
-        (tf.constant(0), tf.constant(-1, tf.int64), tf.zeros([0], tf.int64)),
+        # Folding an int32 number into a seed would leave 32 bits of it.
+        (tf.constant(0, tf.int64), tf.constant(-1, tf.int64), tf.zeros([0], tf.int64)),
         shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), tf.TensorShape([None])),
     )
     return indices[: tf.math.count_nonzero(indices < num_examples)]
@@ -308,9 +308,8 @@ def _random_subset(indices: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
     """A uniformly random subset of at most ``size`` of the indices, ascending."""
 
     def cut():
-        order = tf.random.stateless_uniform(
-            tf.shape(indices), tf.random.experimental.stateless_fold_in(seed, -1), dtype=tf.float64
-        )
+        own_seed = tf.random.experimental.stateless_fold_in(seed, tf.constant(-1, tf.int64))
+        order = tf.random.stateless_uniform(tf.shape(indices), own_seed, dtype=tf.float64)
         return tf.sort(tf.gather(indices, tf.argsort(order)[:size]))
 
     return tf.cond(tf.shape(indices)[0] > size, cut, lambda: indices)
@@ -321,7 +320,3 @@ def _padded(indices: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:
     count = tf.shape(indices)[0]
     filled = tf.pad(indices, [[0, length - count]])
     return tf.ensure_shape(filled, [length]), tf.range(length) < count
-
-
-def _signed_64_bits() -> int:
-    return secrets.randbits(64) - 2**63

@@ -1,0 +1,17 @@
+"""Randomness from the operating system, which everything that protects privacy starts from."""
+
+from __future__ import annotations
+
+import secrets
+
+import tensorflow as tf
+
+
+def signed_64_bits() -> int:
+    """A uniform number of 64 random bits, as an int64 holds it."""
+    return secrets.randbits(64) - 2**63
+
+
+def fresh_generator() -> tf.random.Generator:
+    """A Philox generator whose key and counter are random."""
+    return tf.random.Generator.from_state([signed_64_bits() for _ in range(3)], alg="philox")
