@@ -86,20 +86,22 @@ def command_lines(found: tfdp.tan.Plan, dataset: str | None) -> str:
     return "\n".join(
         [
             "To simulate, for tuning (not private):",
-            f"  {_command(found.simulation, name, '_simulated')}",
+            f"  {_command(found, name)} --simulate_at={found.simulation.batch_size} "
+            f"--output_dir=runs/{name}_simulated",
             "To train privately, with what was found:",
-            f"  {_command(found.recommended, name, '')} --target_epsilon={found.target_epsilon:g}",
+            f"  {_command(found, name)}",
         ]
     )
 
 
-def _command(run: tfdp.tan.Run, dataset: str, suffix: str) -> str:
+def _command(found: tfdp.tan.Plan, dataset: str) -> str:
+    run = found.recommended
     # Epochs of `train.py` are whole, and have as many steps as the data have batches.
     epochs = max(1, round(run.steps / -(-run.num_examples // run.batch_size)))
     return (
         f"tfdp-train --dataset={dataset} --batch_size={run.batch_size} --epochs={epochs} "
-        f"--noise_multiplier={run.noise_multiplier:.6g} --learning_rate={run.learning_rate:g} "
-        f"--momentum=0 --delta={run.delta:g} --output_dir=runs/{dataset}{suffix}"
+        f"--target_epsilon={found.target_epsilon:g} --delta={run.delta:g} "
+        f"--accountant={found.accountant} --learning_rate={run.learning_rate:g} --momentum=0"
     )
 
 

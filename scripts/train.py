@@ -9,6 +9,10 @@ Flags that are not given come from a preset for the data set (`presets.py`). The
 and TensorBoard logs. None of them holds a metric of the training data, which privacy does not
 protect; only the progress on the screen does.
 
+`--simulate_at` runs the same number of steps with a small batch, and noise in proportion, so that
+hyper-parameters can be found at a fraction of the compute. Such a run is not private: its model is
+called so, and its statement refuses an epsilon.
+
 `--screening` keeps or undoes each update, by the loss on images that are declared public or by a
 noisy score of private ones; what that costs is charged (`train_screening.py`).
 
@@ -69,6 +73,8 @@ def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
         noise_multiplier = _calibrated(settings, batches)
     elif settings.target_epsilon is not None:
         _check_that_a_step_fits(settings, batches)
+    if settings.simulate_at is not None:
+        batches, noise_multiplier = _simulated(settings, data, len(batches), noise_multiplier)
     run = Run(train_settings.to_repeat(settings, data, noise_multiplier))
     if values.resume and (finished := _finished(run, folder)):
         return finished
@@ -83,7 +89,7 @@ def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
         train_checkpoint.write(private, run, folder)
     _fit(private, run, settings, batches, data, public, folder)
 
-    model_file = os.path.join(folder, train_report.MODEL_FILE)
+    model_file = train_report.model_file(folder, simulated=settings.simulate_at is not None)
     with whole_files.replacing(model_file) as path:
         model.save(path)
     report = train_report.make(
@@ -157,7 +163,9 @@ def _fit(
             callbacks=[
                 *screening,
                 tfdp.callbacks.PrivacyBudget(
-                    settings.target_epsilon, settings.delta, settings.accountant
+                    None if settings.simulate_at is not None else settings.target_epsilon,
+                    settings.delta,
+                    settings.accountant,
                 ),
                 train_checkpoint.CheckpointEachEpoch(run, folder),
                 _ReleasableTensorBoard(run, os.path.join(folder, "logs"), write_graph=False),
@@ -183,6 +191,19 @@ def _calibrated(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> fl
         )
     except ValueError as error:
         raise command_line.UsageError(f"No noise reaches the budget: {error}") from error
+
+
+def _simulated(
+    settings: Settings, data: image_datasets.ImageData, steps_per_epoch: int, noise: float
+) -> tuple[tfdp.sampling.PoissonDataset, float]:
+    """Smaller batches, as many of them, and noise in proportion."""
+    small = tfdp.sampling.PoissonDataset(
+        data.x_train,
+        data.y_train,
+        expected_batch_size=settings.simulate_at,
+        steps_per_epoch=steps_per_epoch,
+    )
+    return small, noise * settings.simulate_at / settings.batch_size
 
 
 def _check_that_a_step_fits(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> None:
@@ -223,6 +244,8 @@ def _compile(model: keras.Model, settings: Settings, noise_multiplier: float) ->
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    if settings.simulate_at is not None:
+        private.ledger.mark_not_private(train_report.SIMULATED)
     private.optimizer.build(private.trainable_variables)  # checkpoints hold its state, too
     return private
 

@@ -22,6 +22,8 @@ from tfdp.scripts.train_checkpoint import Run
 from tfdp.scripts.train_settings import Settings
 
 MODEL_FILE = "model.keras"
+SIMULATED_MODEL_FILE = "simulated_not_private.keras"
+SIMULATED = "simulated: not private"
 RECORD_FILE = "result.json"
 PICTURE_FILE = "history.png"
 STATEMENT_FILE = "privacy_statement"
@@ -98,7 +100,7 @@ def make(
         noise_multiplier=noise_multiplier,
         l2_norm_clip=settings.l2_norm_clip,
         sampling_probability=batches.sampling_probability,
-        expected_batch_size=settings.batch_size,
+        expected_batch_size=batches.expected_batch_size,
         physical_batch_size=settings.physical_batch_size,
         epochs=len(run.epochs),
         steps=sum(
@@ -111,7 +113,7 @@ def make(
         momentum=settings.momentum,
         seed=settings.seed,
         seconds=round(sum(run.column("seconds")), 2),
-        examples_per_second=round(steps_per_second * settings.batch_size, 1),
+        examples_per_second=round(steps_per_second * batches.expected_batch_size, 1),
         history={
             "test_accuracy": run.column("val_accuracy"),
             "epsilon": [_finite(value) for value in run.column("epsilon")],
@@ -139,6 +141,11 @@ def _epsilons(ledger: tfdp.accounting.PrivacyLedger, delta: float) -> dict[str, 
 
 def _screening_history(run: Run) -> dict[str, list[float]]:
     return {name: run.column(name) for name in ("trials", "acceptance_rate")}
+
+
+def model_file(folder: str, *, simulated: bool) -> str:
+    """Where the model of a run is; one that is not private says so in its name."""
+    return os.path.join(folder, SIMULATED_MODEL_FILE if simulated else MODEL_FILE)
 
 
 def write(report: Report, statement: Any, folder: str) -> None:
@@ -179,6 +186,7 @@ def read(folder: str) -> Report | None:
 
 def summary(report: Report, folder: str) -> str:
     """The lines that the program ends with."""
+    simulated = report.settings["simulate_at"] is not None
     epsilon = ", ".join(
         f"{'none' if value is None else format(value, '.3f')} ({name.upper()})"
         for name, value in report.epsilon.items()
@@ -188,7 +196,7 @@ def summary(report: Report, folder: str) -> str:
             "",
             f"test accuracy  {report.test_accuracy:.2%} ({report.test_examples:,} images)",
             f"epsilon        {epsilon} at delta = {report.delta:g}",
-            f"model          {os.path.join(folder, MODEL_FILE)}",
+            f"model          {model_file(folder, simulated=simulated)}",
             f"statement      {os.path.join(folder, STATEMENT_FILE)}.txt",
             f"all results    {folder}",
         ]

@@ -118,6 +118,11 @@ BAD_SETUP = {
     "delta": DELTA,
     "accountant": CHOICE,
 }
+BAD_IMAGES = {
+    "input_shape": (*SHAPE, (32, 32)),
+    "num_classes": COUNT,
+    "normalize": (None, 1, "yes"),
+}
 BAD_DRAWN = {
     "expected_batch_size": (*optional(COUNT), 7),
     "steps_per_epoch": optional(COUNT),
@@ -150,6 +155,7 @@ def optimizer_case(optimizer):
             "num_microbatches": optional(COUNT),
             "automatic_gamma": optional(POSITIVE),
             "noise_seed": optional(INTEGER),
+            "ema_warmup": (None, 1, "yes"),
         },
         free=("args", "kwargs"),
     )
@@ -172,6 +178,8 @@ PRIVATE_MODEL = {
     "physical_batch_size": optional(COUNT),
     "clipping": CHOICE,
     "expected_batch_size": optional(COUNT),
+    "augmentation": (1, "flip"),
+    "augmentation_multiplicity": (*COUNT, 2),
 }
 
 accounting, optimizers, sampling = tfdp.accounting, tfdp.optimizers, tfdp.sampling
@@ -585,6 +593,13 @@ CASES: dict[str, Case] = {
         {"delta": DELTA, "accountant": CHOICE, "csv_path": (1, ["log"]), "log_dir": (1, ["logs"])},
     ),
     # Layers and models.
+    "tfdp.layers.PositionEmbedding": a(
+        tfdp.layers.PositionEmbedding, bad={"initializer": ACTIVATION}, free=("kwargs",)
+    ),
+    "tfdp.layers.SkipInit": a(tfdp.layers.SkipInit, bad={"initial_value": REAL}, free=("kwargs",)),
+    "tfdp.layers.RandomShift": a(
+        tfdp.layers.RandomShift, bad={"padding": NATURAL}, free=("seed", "kwargs")
+    ),
     "tfdp.layers.TemperedSigmoid": a(
         tfdp.layers.TemperedSigmoid,
         bad={"scale": POSITIVE, "temperature": POSITIVE, "offset": REAL},
@@ -596,11 +611,58 @@ CASES: dict[str, Case] = {
         {"scale": POSITIVE, "temperature": POSITIVE, "offset": REAL},
         free=("x",),
     ),
+    "tfdp.layers.WeightStandardizedConv2D": a(
+        tfdp.layers.WeightStandardizedConv2D,
+        {"filters": 2, "kernel_size": 3},
+        {
+            "filters": COUNT,
+            "kernel_size": (None, 0, -1, (3,), (3, -1), "ab"),
+            "use_gain": (None, 1, "yes"),
+            "epsilon": POSITIVE,
+        },
+        free=("kwargs",),
+    ),
     "tfdp.models.cifar_cnn": model_case(
         tfdp.models.cifar_cnn, variant=CHOICE, normalize=(None, 1, "yes")
     ),
     "tfdp.models.digits_mlp": model_case(tfdp.models.digits_mlp),
     "tfdp.models.mnist_cnn": model_case(tfdp.models.mnist_cnn),
+    "tfdp.models.nf_resnet50": a(
+        tfdp.models.nf_resnet50,
+        {"input_shape": (16, 16, 3), "depths": (1,), "widths": (8,)},
+        {
+            **BAD_IMAGES,
+            "depths": (None, 1, "a", (), (0,), (1.0,), (True,)),
+            "widths": (None, 8, "a", (), (0,), (8.0,), (6,), (8, 8)),
+            "stem_width": COUNT,
+            "alpha": POSITIVE,
+        },
+    ),
+    "tfdp.models.vit_small": a(
+        tfdp.models.vit_small,
+        {"input_shape": (32, 32, 3), "dim": 12, "depth": 1},
+        {
+            **BAD_IMAGES,
+            "input_shape": (*SHAPE, (32, 32), (32, 40, 3)),
+            "patch_size": COUNT,
+            "dim": (*COUNT, 10),
+            "depth": COUNT,
+            "heads": COUNT,
+            "mlp_ratio": COUNT,
+        },
+    ),
+    "tfdp.models.wide_resnet": a(
+        tfdp.models.wide_resnet,
+        {"depth": 10, "width": 1},
+        {
+            **BAD_IMAGES,
+            "depth": (*COUNT, 4, 11),
+            "width": COUNT,
+            "groups": (*COUNT, 3, 32),
+            "shortcut": CHOICE,
+            "weight_standardization": (None, 1, "yes"),
+        },
+    ),
 }
 
 #: Public names that the package itself fills in: results, and parts of a training step, which get
@@ -647,6 +709,7 @@ MADE_BY_THE_PACKAGE = {
     "tfdp.sampling.Batch",
     "tfdp.sampling.DeclaredDataset",
     "tfdp.sampling.Scheme",
+    "tfdp.sampling.Views",
     "tfdp.sampling.batch_length",
     "tfdp.sampling.choose_physical_batch_size",
     "tfdp.sampling.poisson_indices",

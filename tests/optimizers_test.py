@@ -45,6 +45,8 @@ def test_names_and_order_are_those_of_tensorflow_privacy():
         ({"num_microbatches": 0}, "num_microbatches=0"),
         ({"num_microbatches": 2.0}, "num_microbatches=2.0"),
         ({"noise_seed": 0.5}, "noise_seed=0.5"),
+        ({"ema_warmup": 1}, "ema_warmup=1"),
+        ({"ema_warmup": True}, "use_ema=True"),
         ({"loss_scale_factor": 2.0}, "loss_scale_factor=2.0"),
     ],
 )
@@ -79,3 +81,30 @@ def test_the_mechanism_of_an_optimizer_is_fixed():
         optimizer.noise_multiplier = 0.0
     assert optimizer.noise_stddev == 1.0
     assert CLASSES[0](math.inf, 0.0).noise_stddev == 0.0
+
+
+def test_the_average_of_the_weights_warms_up():
+    x, y = np.ones((20, 3), "float32"), np.ones((20, 2), "float32")
+    private = tfdp.make_private(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+    optimizer = tfdp.optimizers.VectorizedDPKerasSGDOptimizer(
+        1.0, 0.5, learning_rate=0.5, use_ema=True, ema_momentum=0.6, ema_warmup=True
+    )
+    private.compile(optimizer, loss="mse")
+    weights = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            weights.append(private.model.layers[0].kernel.numpy())
+
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    private.fit(x, y, batch_size=5, epochs=4, callbacks=[Watch(), swap], verbose=0)
+    average = weights[0]
+    for step, after in enumerate(weights[1:], 1):
+        decay = min(0.6, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * after
+    assert min(0.6, 2 / 11) < 0.2 and len(weights) == 16
+    np.testing.assert_allclose(private.model.layers[0].kernel, average, rtol=1e-5)
+    config = optimizer.get_config()
+    assert config["ema_warmup"] is True and config["ema_momentum"] == 0.6
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert copy.get_config() == config

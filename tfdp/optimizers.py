@@ -18,6 +18,8 @@ from tfdp.clipping import ClipBound
 class DPOptimizerMixin:
     """What makes a Keras optimizer class a DP optimizer. See the classes below."""
 
+    _ema_warmup = False
+
     def _set_mechanism(
         self, l2_norm_clip, noise_multiplier, num_microbatches, automatic_gamma, noise_seed
     ):
@@ -71,6 +73,18 @@ class DPOptimizerMixin:
         """Fixed seed of the noise, for tests; ``None``: fresh noise."""
         return self._mechanism["noise_seed"]
 
+    @property
+    def ema_momentum(self):
+        """Decay of the averaged weights; under ``ema_warmup`` that of the running step."""
+        if not self._ema_warmup:
+            return self._ema_momentum
+        steps = keras.ops.cast(self.iterations, "float32")
+        return keras.ops.minimum(self._ema_momentum, (1.0 + steps) / (10.0 + steps))
+
+    @ema_momentum.setter
+    def ema_momentum(self, value):
+        self._ema_momentum = value
+
     def apply(self, grads, trainable_variables=None):
         """Raises: gradients from anywhere but a private model were not clipped and noised."""
         raise RuntimeError(
@@ -93,7 +107,8 @@ class DPOptimizerMixin:
         super().apply(grads, trainable_variables)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), **self._mechanism}
+        config = {**super().get_config(), **self._mechanism}
+        return {**config, "ema_momentum": self._ema_momentum, "ema_warmup": self._ema_warmup}
 
 
 def make_vectorized_keras_optimizer_class(cls: type) -> type:
@@ -131,9 +146,16 @@ def make_vectorized_keras_optimizer_class(cls: type) -> type:
             *args,
             automatic_gamma: float | None = None,
             noise_seed: int | None = None,
+            ema_warmup: bool = False,
             **kwargs,
         ):
             super().__init__(*args, **kwargs)
+            self._ema_warmup = _validate.boolean("ema_warmup", ema_warmup)
+            if ema_warmup and not self.use_ema:
+                raise ValueError(
+                    "There is no average of the weights to warm up without use_ema=True. "
+                    "Received: ema_warmup=True"
+                )
             if self.loss_scale_factor is not None:
                 raise ValueError(
                     "Scaling the loss would scale gradients before they are clipped. "
@@ -169,7 +191,12 @@ _DOCSTRING = """`keras.optimizers.{base}` for models made private by `tfdp.make_
             ("automatic" clipping, Bu et al. 2022) instead of cut at C. Defaults to ``None``.
         noise_seed: For tests only: fixes the noise, and the privacy statement then says "not
             private". Defaults to ``None``.
-        **kwargs: Keyword arguments of `keras.optimizers.{base}`: ``learning_rate``, ...
+        ema_warmup: With ``use_ema=True``: whether the decay of the averaged weights grows with
+            the steps t as ``min(ema_momentum, (1 + t) / (10 + t))``, so that the average soon
+            forgets the initial weights. `keras.callbacks.SwapEMAWeights` evaluates it. Defaults
+            to ``False``.
+        **kwargs: Keyword arguments of `keras.optimizers.{base}`: ``learning_rate``,
+            ``use_ema``, ``ema_momentum``, ...
 
     Raises:
         ValueError: For a clip norm that is not positive, a negative noise multiplier, a

@@ -6,7 +6,7 @@ import one_example_at_a_time as reference
 import pytest
 import tensorflow as tf
 
-from tfdp import clipping
+from tfdp import clipping, models, sampling
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 L = keras.layers
@@ -156,6 +156,23 @@ ZOO = {
         L.Conv1D(4, 2, activation=L.PReLU()), L.Dense(4, activation=L.PReLU())
     ),
     "dropout": lambda: sequence_model(L.Dropout(0.0), L.Dense(4), L.SpatialDropout1D(0.0)),
+    "wide_resnet": lambda: models.wide_resnet(
+        10, 1, input_shape=(8, 8, 3), num_classes=3, groups=4
+    ),
+    "wide_resnet_standardized": lambda: models.wide_resnet(
+        10,
+        2,
+        input_shape=(8, 8, 3),
+        num_classes=3,
+        shortcut="relu_norm",
+        weight_standardization=True,
+    ),
+    "nf_resnet": lambda: models.nf_resnet50(
+        input_shape=(16, 16, 3), num_classes=3, depths=(2, 1), widths=(8, 32), stem_width=4
+    ),
+    "vit": lambda: models.vit_small(
+        input_shape=(8, 12, 3), num_classes=3, patch_size=4, dim=12, depth=2, heads=3
+    ),
 }
 
 
@@ -193,3 +210,46 @@ def test_clipped_sum_is_that_of_one_example_at_a_time(name):
         reference.assert_close(result["sums"], reference.clipped_sum(per_example, clip))
     covered = {id(v) for layer in plan.rules for v in layer.trainable_variables}
     assert covered == {id(v) for v in model.trainable_variables}
+
+
+def differing_rows(x):
+    """Stands in for an augmentation: rows are changed by their place."""
+    place = tf.range(tf.shape(x)[0]) % 4
+    place = tf.reshape(place, [-1] + [1] * (x.shape.rank - 1))
+    if x.dtype.is_integer:
+        return (x + tf.cast(place, x.dtype)) % 5
+    return x * (1 + tf.cast(place, x.dtype) / 4)
+
+
+@pytest.mark.parametrize(
+    "name, loop",
+    [
+        *(("attention", True), ("attention_lora", True), ("text_transformer", True)),
+        *(("residual_cnn", True), ("residual_cnn", False), ("tied_autoencoder", True)),
+        *(("conv1d", True), ("unet", True), ("lstm", True), ("einsum_dense", True)),
+    ],
+)
+def test_views_of_an_example_are_averaged_before_clipping(name, loop):
+    keras.utils.set_random_seed(5)
+    model = ZOO[name]()
+    rng = np.random.default_rng(0)
+    x, y = inputs_of(model, 2, rng), rng.integers(0, 3, 2)
+    weight = rng.uniform(0.5, 2, 2).astype("float32")
+    data = tuple(map(tf.constant, (x, y, weight)))
+    views = sampling.Views(differing_rows, 3)
+    rows = reference.gradients(model, LOSS, *(t.numpy() for t in views(*data)))
+    per_example = [row.reshape(2, 3, *row.shape[1:]).mean(1) for row in rows]
+    clip = float(np.mean(reference.norms(per_example)))
+    clipper = clipping.ClipBound(clip).resolve(model)
+    context = clipping.Context(loop=loop)
+    engine = clipping.RecordingEngine(model, clipper, clipping.make_plan(model), context, views)
+    loss_fn = clipping.PerExampleLoss(LOSS)
+    step = tf.function(
+        lambda *data: vars(engine(*data, loss_fn)),
+        input_signature=[tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in data],
+    )
+    result = step(*data)
+    np.testing.assert_allclose(result["norms"], reference.norms(per_example), rtol=2e-5)
+    reference.assert_close(result["sums"], reference.clipped_sum(per_example, clip))
+    assert len(result["losses"]) == len(result["y_pred"]) == 2
+    assert not any(np.any(total) for total in step(*(t[:0] for t in data))["sums"])

@@ -31,7 +31,13 @@ def settled(*arguments):
         *("--target_epsilon=inf", "--noise_multiplier=-1", "--noise_multiplier=nan"),
         *("--delta=0", "--delta=1", "--delta=-1e-05", "--batch_size=0", "--epochs=0"),
         *("--learning_rate=0.0", "--momentum=1.0", "--momentum=-0.1", "--l2_norm_clip=0.0"),
-        *("--l2_norm_clip=inf", "--physical_batch_size=0", "--seed=-1", "--activation=tanhh"),
+        *(
+            "--l2_norm_clip=inf",
+            "--physical_batch_size=0",
+            "--simulate_at=0",
+            "--seed=-1",
+            "--activation=tanhh",
+        ),
         *("--activation=tempered_sigmoid(1,2)", "--activation=tempered_sigmoid(0,1,1)"),
         "--activation=tempered_sigmoid(a,b,c)",
     ],
@@ -69,11 +75,18 @@ def test_noise_that_is_given_is_not_calibrated_and_a_budget_beside_it_is_kept():
         (["--screening=noisy_threshold", "--score_noise_multiplier=0"], "noise_multiplier=0"),
         (["--screening=annealing", "--screening_charge=accepted"], "--noise_multiplier"),
         (["--screening_charge=accepted"], "needs --screening"),
+        (["--screening=annealing", "--simulate_at=8"], "simulate_at=8$"),
     ],
 )
 def test_flags_of_screening_that_do_not_fit_are_refused(flags, message):
     with pytest.raises(UsageError, match=message):
         train_settings.check_flags(parsed(*flags))
+
+
+def test_a_simulation_is_no_larger_than_what_it_simulates():
+    assert settled("--simulate_at=8", "--batch_size=64").simulate_at == 8
+    with pytest.raises(UsageError, match="at most 64.*simulate_at=65$"):
+        settled("--simulate_at=65", "--batch_size=64")
 
 
 def test_momentum_is_for_sgd():

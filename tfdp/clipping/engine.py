@@ -73,6 +73,8 @@ class Engine(abc.ABC):
     Args:
         model: A built model.
         clipper: The clip bound for its variables.
+        views: Makes several augmented rows of each example (`tfdp.sampling.Views`), whose mean
+            loss is differentiated. Defaults to ``None``: the examples as they are.
 
     Call arguments:
         x: Inputs of the model, nested tensors with the batch as first axis.
@@ -86,9 +88,10 @@ class Engine(abc.ABC):
     run, with its dropout masks. An example with a non-finite loss or gradient counts as zero.
     """
 
-    def __init__(self, model: keras.Model, clipper: Clipper):
+    def __init__(self, model: keras.Model, clipper: Clipper, views: Any = None):
         self._model = model
         self._clipper = clipper
+        self._views = views
         self.reports: list[LayerReport] = []
         #: Numbers held for one example, as far as they are known; set when traced.
         self.floats_per_example = 0
@@ -101,7 +104,7 @@ class Engine(abc.ABC):
         loss_fn: PerExampleLossFn,
         valid: tf.Tensor | None = None,
     ) -> ClippedGradients:
-        gradients, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
+        gradients, losses, y_pred = self._per_example(x, y, sample_weight, loss_fn)
         squared = [None if g is None else g.squared_norm() for g in gradients]
         norms = _total_norm(squared, losses)
         finite = tf.math.is_finite(norms)
@@ -143,7 +146,7 @@ class Engine(abc.ABC):
         Returns:
             `ClippedGradients` whose ``sums`` have the shape ``(num_groups, *variable)``.
         """
-        gradients, losses, y_pred = self._differentiate(x, y, sample_weight, loss_fn)
+        gradients, losses, y_pred = self._per_example(x, y, sample_weight, loss_fn)
         norms = _total_norm([None if g is None else g.squared_norm() for g in gradients], losses)
         finite = tf.math.is_finite(norms)
         _drop_examples(finite, gradients)
@@ -158,11 +161,38 @@ class Engine(abc.ABC):
                 sums.append(tf.cast(tf.reshape(total, shape), variable.dtype))
         return ClippedGradients(sums, norms, tf.zeros_like(finite), finite, losses, y_pred)
 
+    def _per_example(
+        self, x: Any, y: Any, sample_weight: Any, loss_fn: PerExampleLossFn
+    ) -> tuple[list[PerExampleGradient | None], tf.Tensor, Any]:
+        """Gradients for each variable (``None``: unused), losses ``(batch,)`` and outputs.
+
+        With several views of an example they are those of its mean loss; the outputs are those of
+        its first view.
+        """
+        if self._views is None:
+            return self._differentiate(x, y, sample_weight, loss_fn)
+        count = self._views.multiplicity
+
+        def share_of_mean(*arguments):
+            return loss_fn(*arguments) / count
+
+        gradients, losses, y_pred = self._differentiate(
+            *self._views(x, y, sample_weight), share_of_mean
+        )
+        losses = tf.reduce_sum(tf.reshape(losses, [-1, count]), axis=1)
+        return gradients, losses, keras.tree.map_structure(lambda t: t[::count], y_pred)
+
+    def _merged(self, gradient: PerExampleGradient) -> PerExampleGradient:
+        """The gradients of examples, from those of their views."""
+        if self._views is None or self._views.multiplicity == 1:
+            return gradient
+        return gradient.merged(self._views.multiplicity)
+
     @abc.abstractmethod
     def _differentiate(
         self, x: Any, y: Any, sample_weight: Any, loss_fn: PerExampleLossFn
     ) -> tuple[list[PerExampleGradient | None], tf.Tensor, Any]:
-        """Gradients for each variable (``None``: unused), losses ``(batch,)`` and outputs."""
+        """Gradients of examples (`_merged`); losses and outputs of their views."""
 
 
 class RecordingEngine(Engine):
@@ -173,11 +203,19 @@ class RecordingEngine(Engine):
         clipper: The clip bound for its variables.
         plan: The model's plan, without refusals.
         context: Properties of the device.
+        views: As of `Engine`.
     """
 
-    def __init__(self, model: keras.Model, clipper: Clipper, plan: Plan, context: Context):
+    def __init__(
+        self,
+        model: keras.Model,
+        clipper: Clipper,
+        plan: Plan,
+        context: Context,
+        views: Any = None,
+    ):
         plan.check()
-        super().__init__(model, clipper)
+        super().__init__(model, clipper, views)
         self._plan = plan
         self._checked = False
         self._context = context
@@ -205,13 +243,16 @@ class RecordingEngine(Engine):
             rule = self._plan.rules[call.layer]
             for variable, gradient in rule.gradients(call, cotangent, self._context):
                 if variable.trainable:
+                    gradient = self._merged(gradient)
                     uses.setdefault(id(variable), []).append(gradient)
                     self.reports.append(_report(call.layer, variable, gradient))
         gradients = [
             _one_gradient(uses.get(id(variable), []))
             for variable in self._model.trainable_variables
         ]
-        self.floats_per_example = sum(held) + sum(r.floats_per_example for r in self.reports)
+        rows = 1 if self._views is None else self._views.multiplicity
+        gradients_held = sum(report.floats_per_example for report in self.reports)
+        self.floats_per_example = rows * sum(held) + gradients_held
         return gradients, losses, y_pred
 
     def _unscaled(self, cotangent: Any) -> tf.Tensor | None:

@@ -71,6 +71,36 @@ class PerExampleGradient(abc.ABC):
         del others
         return None
 
+    def merged(self, count: int) -> PerExampleGradient:
+        """The gradients of examples of which each is so many consecutive rows here.
+
+        Args:
+            count: Rows to an example; their gradients are added up.
+        """
+        rows = self.materialize()
+        rows = tf.reshape(rows, [-1, count, *rows.shape[1:]])
+        return Instantiated(
+            tf.reduce_sum(rows, 1), method=f"{self.method}, added up", positions=self.positions
+        )
+
+
+def as_positions(tensor: tf.Tensor, count: int, axes: int) -> tf.Tensor:
+    """Makes so many consecutive rows one row, with all their positions.
+
+    Args:
+        tensor: Shape ``(rows, *rest)`` or ``(rows, positions, *rest)``.
+        count: Rows to an example.
+        axes: How many axes ``rest`` has.
+
+    Returns:
+        Shape ``(rows / count, count * positions, *rest)``.
+    """
+    positions = 1 if tensor.shape.rank == axes + 1 else tensor.shape[1]
+    rest = tensor.shape[tensor.shape.rank - axes :]
+    if positions is None:
+        return tf.reshape(tensor, [tf.shape(tensor)[0] // count, -1, *rest])
+    return tf.reshape(tensor, [-1, count * positions, *rest])
+
 
 class Instantiated(PerExampleGradient):
     """Gradients that are held as they are.
@@ -129,11 +159,15 @@ class OuterProduct(PerExampleGradient):
         else:
             self.method = "instantiate"
             self.floats_per_example = features * units
+
+    def _instantiate(self) -> tf.Tensor:
+        if len(self.tensors) == 2:
             self.tensors = [tf.matmul(self.tensors[0], self.tensors[1], transpose_a=True)]
+        return self.tensors[0]
 
     def squared_norm(self) -> tf.Tensor:
         if self.method == "instantiate":
-            return sum_of_squares(self.tensors[0])
+            return sum_of_squares(self._instantiate())
         left, right = self.tensors
         if self.method == "closed form":
             return sum_of_squares(left) * sum_of_squares(right)
@@ -141,7 +175,7 @@ class OuterProduct(PerExampleGradient):
 
     def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
         if self.method == "instantiate":
-            (gradient,) = self.tensors
+            gradient = self._instantiate()
             return tf.tensordot(tf.cast(weights, gradient.dtype), gradient, 1)
         left, right = self.tensors
         weights = tf.cast(weights, right.dtype)
@@ -157,7 +191,7 @@ class OuterProduct(PerExampleGradient):
 
     def materialize(self) -> tf.Tensor:
         if self.method == "instantiate":
-            return self.tensors[0]
+            return self._instantiate()
         left, right = self.tensors
         if left.shape.rank == 2:
             return left[:, :, None] * right[:, None, :]
@@ -165,15 +199,19 @@ class OuterProduct(PerExampleGradient):
 
     def joined(self, others: list[PerExampleGradient]) -> PerExampleGradient | None:
         parts = [self, *others]
-        if not all(type(p) is type(self) and len(p.tensors) == 2 for p in parts):
-            return None  # Of another kind, or instantiated already.
+        if not all(type(p) is type(self) and p.method != "instantiate" for p in parts):
+            return None  # Of another kind, or cheaper to instantiate.
         return OuterProduct(
-            *(tf.concat([_with_positions(p.tensors[k]) for p in parts], axis=1) for k in (0, 1))
+            *(tf.concat([as_positions(p.tensors[k], 1, 1) for p in parts], axis=1) for k in (0, 1))
         )
 
+    def merged(self, count: int) -> PerExampleGradient:
+        if len(self.tensors) != 2:  # Instantiated by now.
+            return super().merged(count)
+        return self._of_same_kind(*(as_positions(tensor, count, 1) for tensor in self.tensors))
 
-def _with_positions(tensor: tf.Tensor) -> tf.Tensor:
-    return tensor[:, None] if tensor.shape.rank == 2 else tensor
+    def _of_same_kind(self, left: tf.Tensor, right: tf.Tensor) -> OuterProduct:
+        return OuterProduct(left, right)
 
 
 class Summed(PerExampleGradient):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -22,10 +23,11 @@ class VectorizedEngine(Engine):
     Args:
         model: A built model.
         clipper: The clip bound for its variables.
+        views: As of `Engine`.
     """
 
-    def __init__(self, model: keras.Model, clipper: Clipper):
-        super().__init__(model, clipper)
+    def __init__(self, model: keras.Model, clipper: Clipper, views: Any = None):
+        super().__init__(model, clipper, views)
         self.reports = [
             LayerReport(
                 layer=variable.path.rsplit("/", 1)[0],
@@ -70,7 +72,7 @@ class VectorizedEngine(Engine):
         gradients, losses, y_pred = tf.vectorized_map(
             one_example, (elements, _fresh_seeds(seeds, batch))
         )
-        return [Instantiated(gradient) for gradient in gradients], losses, y_pred
+        return [self._merged(Instantiated(g)) for g in gradients], losses, y_pred
 
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:

@@ -5,10 +5,7 @@ from keras import layers
 
 from tfdp import _validate
 from tfdp.models.activation import Activation, new_activation_layer
-
-# Channel statistics of ImageNet, a public data set: scaling by them costs no privacy.
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+from tfdp.models.images import imagenet_scaling
 
 
 def cifar_cnn(
@@ -67,16 +64,10 @@ def cifar_cnn(
     input_shape = _validate.shape("input_shape", input_shape)
     num_classes = _validate.integer("num_classes", num_classes, minimum=1)
     normalize = _validate.boolean("normalize", normalize)
-    if normalize and input_shape[-1] != len(_IMAGENET_MEAN):
-        raise ValueError(
-            f"`normalize` needs images of three channels. Received: input_shape={input_shape}"
-        )
     pooling, head = _HEADS[variant]
     stack = [keras.Input(input_shape)]
     if normalize:
-        scale = [1 / std for std in _IMAGENET_STD]
-        offset = [-mean / std for mean, std in zip(_IMAGENET_MEAN, _IMAGENET_STD, strict=True)]
-        stack.append(layers.Rescaling(scale, offset))
+        stack.append(imagenet_scaling(input_shape))
     for channels in (32, 64, 128):
         for _ in range(2):
             stack += [_conv(channels), new_activation_layer(activation)]

@@ -12,6 +12,7 @@ from tfdp.sampling.poisson import PoissonDataset, poisson_indices
 from tfdp.sampling.public import PublicData, public
 from tfdp.sampling.scheme import Scheme
 from tfdp.sampling.training_data import split_arrays, training_data, with_class_weight
+from tfdp.sampling.views import Views
 
 __all__ = [
     "Batch",
@@ -20,6 +21,7 @@ __all__ = [
     "PublicData",
     "SMALLEST",
     "Scheme",
+    "Views",
     "batch_length",
     "choose_physical_batch_size",
     "declare",

@@ -1,6 +1,7 @@
 """One short file of rules per layer family; importing this package registers them all."""
 
 from tfdp.clipping.rules import (
+    broadcast,
     convolution,
     dense,
     depthwise,
@@ -9,10 +10,12 @@ from tfdp.clipping.rules import (
     fallback,
     normalization,
     per_feature,
+    standardized_convolution,
     transposed,
 )
 
 __all__ = [
+    "broadcast",
     "convolution",
     "dense",
     "depthwise",
@@ -21,5 +24,6 @@ __all__ = [
     "fallback",
     "normalization",
     "per_feature",
+    "standardized_convolution",
     "transposed",
 ]

@@ -8,12 +8,12 @@ import keras
 import tensorflow as tf
 
 from tfdp.clipping.per_example import (
-    Instantiated,
     OuterProduct,
     PerExampleGradient,
     accumulation_dtype,
     gram_is_cheaper,
     scale_rows,
+    sum_of_squares,
 )
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
 from tfdp.clipping.rules.dense import flatten_positions, sum_over_positions
@@ -82,7 +82,7 @@ def kernel_gradient(
     A convolution is a dense layer on patches, so these are outer products of patches and output
     gradients. Patches are as many times larger than the inputs as a kernel has offsets, and where
     the ordinary filter gradient can be used they need not be made: early layers, with many
-    positions and small kernels, take one filter gradient an example (`filter_gradients_by_loop`);
+    positions and small kernels, take one filter gradient an example (`FilterGradients`);
     late ones a norm from Gram matrices and one filter gradient (`InputGram`).
 
     Args:
@@ -102,8 +102,7 @@ def kernel_gradient(
     if plain and late and None not in inputs.shape[1:]:
         return InputGram(inputs, cotangent, window)
     if plain and not late and context.loop:
-        gradient = filter_gradients_by_loop(inputs, cotangent, window)
-        return Instantiated(gradient, method="example loop", positions=flat.shape[1])
+        return FilterGradients(inputs, cotangent, window)
     seen = flatten_positions(patches(inputs, window))
     if groups == 1:
         return OuterProduct(seen, flat)
@@ -146,9 +145,67 @@ class InputGram(PerExampleGradient):
         return filter_gradient(*with_two_axes(self._window, inputs, scaled))
 
     def materialize(self) -> tf.Tensor:
+        return self._of_patches().materialize()
+
+    def merged(self, count: int) -> PerExampleGradient:
+        return self._of_patches().merged(count)
+
+    def _of_patches(self) -> OuterProduct:
         inputs, cotangent = self.tensors
         seen = flatten_positions(patches(inputs, self._window))
-        return tf.matmul(seen, flatten_positions(cotangent), transpose_a=True)
+        return OuterProduct(seen, flatten_positions(cotangent))
+
+
+class FilterGradients(PerExampleGradient):
+    """Kernel gradients by the ordinary filter gradient, one example after another.
+
+    Args:
+        inputs: Shape ``(batch, *axes, channels)`` with one or two axes.
+        cotangent: Gradient of the output, ``(batch, *positions, filters)``.
+        window: The window, not dilated.
+        depthwise_multiplier: For depthwise convolution, its filters for each channel.
+        rows: Consecutive rows that make one example. Defaults to 1.
+    """
+
+    method = "example loop"
+
+    def __init__(
+        self,
+        inputs: tf.Tensor,
+        cotangent: tf.Tensor,
+        window: Window,
+        depthwise_multiplier: int = 0,
+        rows: int = 1,
+    ):
+        super().__init__(inputs, cotangent)
+        self._window, self._multiplier, self._rows = window, depthwise_multiplier, rows
+        self.positions = flatten_positions(cotangent).shape[1]
+        if self.positions is not None:
+            self.positions *= rows
+        filters = depthwise_multiplier or cotangent.shape[-1]
+        self.floats_per_example = window.offsets * inputs.shape[-1] * filters
+
+    def materialize(self) -> tf.Tensor:
+        if len(self.tensors) == 2:
+            self.tensors = [
+                filter_gradients_by_loop(
+                    *self.tensors, self._window, self._multiplier, rows=self._rows
+                )
+            ]
+        return self.tensors[0]
+
+    def squared_norm(self) -> tf.Tensor:
+        return sum_of_squares(self.materialize())
+
+    def weighted_sum(self, weights: tf.Tensor) -> tf.Tensor:
+        gradient = self.materialize()
+        return tf.tensordot(tf.cast(weights, gradient.dtype), gradient, 1)
+
+    def merged(self, count: int) -> PerExampleGradient:
+        if len(self.tensors) != 2:  # Instantiated by now.
+            return super().merged(count)
+        rows = self._rows * count
+        return FilterGradients(*self.tensors, self._window, self._multiplier, rows)
 
 
 def _gram(tensor: tf.Tensor) -> tf.Tensor:
@@ -189,24 +246,30 @@ EXAMPLES_PER_TURN = 8
 
 
 def filter_gradients_by_loop(
-    inputs: tf.Tensor, cotangent: tf.Tensor, window: Window, *, depthwise_multiplier: int = 0
+    inputs: tf.Tensor,
+    cotangent: tf.Tensor,
+    window: Window,
+    depthwise_multiplier: int = 0,
+    rows: int = 1,
 ) -> tf.Tensor:
-    """Kernel gradients one example after another, ``(batch, *size, channels, filters)``.
+    """Kernel gradients one example after another, ``(examples, *size, channels, filters)``.
 
     Args:
-        inputs: Shape ``(batch, *axes, channels)`` with one or two axes.
-        cotangent: Gradient of the output, ``(batch, *positions, filters)``.
+        inputs: Shape ``(examples * rows, *axes, channels)`` with one or two axes.
+        cotangent: Gradient of the output, ``(examples * rows, *positions, filters)``.
         window: The window, not dilated.
         depthwise_multiplier: For depthwise convolution, its filters for each channel.
+        rows: Consecutive rows that make one example, whose gradients are added up.
     """
     window, tensors = with_two_axes(window, inputs, cotangent)
     filters = depthwise_multiplier or cotangent.shape[-1]
     shape = (*window.size, inputs.shape[-1], filters)
-    batch = tf.shape(inputs)[0]
+    batch = tf.shape(inputs)[0] // rows
     gradients = tf.TensorArray(inputs.dtype, size=batch, element_shape=shape)
 
     def turn(i, gradients, count):
-        examples = zip(*(_split(tensor[i : i + count], count) for tensor in tensors), strict=True)
+        taken = slice(i * rows, (i + count) * rows)
+        examples = zip(*(_split(tensor[taken], count, rows) for tensor in tensors), strict=True)
         for k, example in enumerate(examples):
             gradient = filter_gradient(window, example, depthwise_multiplier)
             gradients = gradients.write(i + k, gradient)
@@ -220,8 +283,8 @@ def filter_gradients_by_loop(
     return gradients.stack()
 
 
-def _split(tensor: tf.Tensor, count: int) -> list[tf.Tensor]:
-    return tf.split(tf.ensure_shape(tensor, [count, *tensor.shape[1:]]), count)
+def _split(tensor: tf.Tensor, count: int, rows: int) -> list[tf.Tensor]:
+    return tf.split(tf.ensure_shape(tensor, [count * rows, *tensor.shape[1:]]), count)
 
 
 def lora_gradients(

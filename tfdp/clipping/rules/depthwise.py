@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfdp.clipping.per_example import Instantiated, OuterProduct, accumulation_dtype
 from tfdp.clipping.registry import Call, Context, Rule, register_rule
-from tfdp.clipping.rules.convolution import filter_gradients_by_loop, refusal_of_any
+from tfdp.clipping.rules.convolution import FilterGradients, refusal_of_any
 from tfdp.clipping.rules.dense import flatten_positions, sum_over_positions
 from tfdp.clipping.rules.windows import Window, channels_last, image_input, slices
 
@@ -99,10 +99,7 @@ def depthwise_gradient(
     multiplier = cotangent.shape[-1] // channels
     positions = flatten_positions(cotangent).shape[1]
     if context.loop and not window.dilated and len(set(window.strides)) == 1:
-        gradient = filter_gradients_by_loop(
-            inputs, cotangent, window, depthwise_multiplier=multiplier
-        )
-        return Instantiated(gradient, method="example loop", positions=positions)
+        return FilterGradients(inputs, cotangent, window, multiplier)
     axes = list(range(1, cotangent.shape.rank - 1))
     repeated = tf.repeat(inputs, multiplier, axis=-1) if multiplier > 1 else inputs
     sums = [tf.reduce_sum(part * cotangent, axes) for part in slices(repeated, window)]

@@ -11,6 +11,7 @@ from tfdp.clipping.per_example import (
     OuterProduct,
     PerExampleGradient,
     accumulation_dtype,
+    as_positions,
     scale_rows,
     sum_of_squares,
 )
@@ -71,19 +72,19 @@ class SelectedRows(PerExampleGradient):
         parts = [self, *others]
         if not all(type(part) is SelectedRows for part in parts):
             return None
-        ids = [_with_positions(part.tensors[1], 1) for part in parts]
-        right = [_with_positions(part.tensors[0], 2) for part in parts]
+        ids = [as_positions(part.tensors[1], 1, 0) for part in parts]
+        right = [as_positions(part.tensors[0], 1, 1) for part in parts]
         ids = [tf.cast(i, tf.int64) for i in ids]
         return SelectedRows(tf.concat(ids, 1), tf.concat(right, 1), self._rows)
+
+    def merged(self, count: int) -> PerExampleGradient:
+        right, ids = self.tensors
+        return SelectedRows(as_positions(ids, count, 0), as_positions(right, count, 1), self._rows)
 
     @staticmethod
     def _segment_sum(right: tf.Tensor, segments: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         right = tf.reshape(right, [-1, right.shape[-1]])
         return tf.math.unsorted_segment_sum(right, tf.reshape(segments, [-1]), count)
-
-
-def _with_positions(tensor: tf.Tensor, rank: int) -> tf.Tensor:
-    return tensor[:, None] if tensor.shape.rank == rank else tensor
 
 
 def number_equal_ids(ids: tf.Tensor) -> tf.Tensor:

@@ -42,6 +42,9 @@ class PermutedOuterProduct(OuterProduct):
         del others  # They may be permuted in another way.
         return None
 
+    def _of_same_kind(self, left: tf.Tensor, right: tf.Tensor) -> OuterProduct:
+        return PermutedOuterProduct(left, right, self._shape, self._permutation)
+
     def materialize(self) -> tf.Tensor:
         gradient = tf.reshape(super().materialize(), [-1, *self._shape])
         return tf.transpose(gradient, [0, *(1 + axis for axis in self._permutation)])
