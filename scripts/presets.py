@@ -23,6 +23,9 @@ class Preset:
         momentum: The momentum of SGD.
         optimizer: A name in `OPTIMIZERS`.
         activation: The activation between layers.
+        augmentation: A name in `AUGMENTATIONS`.
+        augmentation_multiplicity: Augmented views of each example.
+        ema_decay: Decay of the averaged weights, `None` for no average.
     """
 
     model: str
@@ -35,6 +38,9 @@ class Preset:
     momentum: float = 0.9
     optimizer: str = "sgd"
     activation: str = "tanh"
+    augmentation: str = "none"
+    augmentation_multiplicity: int = 1
+    ema_decay: float | None = None
 
 
 # MNIST, Fashion-MNIST and CIFAR-10: batch, rate, clip norm and epochs are those of Tramer and
@@ -46,6 +52,25 @@ PRESETS = {
     "cifar10": Preset("cifar_cnn_dense", 1024, 30, 1.0, 0.1, target_epsilon=7.53, delta=1e-5),
 }
 PRESETS["cifar10_jpeg"] = PRESETS["cifar10"]  # a copy of CIFAR-10 coded as JPEG
+
+# By name, for `--preset`. That of Sander et al. (2023) for CIFAR-10, section 5 and their code:
+# 2,500 steps; for many devices, or to simulate.
+RECIPES = {
+    "tan_cifar10": Preset(
+        "wide_resnet",
+        batch_size=4096,
+        epochs=192,
+        learning_rate=4.0,
+        l2_norm_clip=1.0,
+        target_epsilon=8.0,
+        delta=1e-5,
+        momentum=0.0,
+        activation="relu",
+        augmentation="shift_flip",
+        augmentation_multiplicity=16,
+        ema_decay=0.9999,
+    )
+}
 
 
 def preset_for(dataset: str, image_shape: tuple[int, ...]) -> Preset:
@@ -71,11 +96,30 @@ def _cifar_cnn(variant: str) -> ModelBuilder:
     return build
 
 
+def _wide_resnet(activation, **shapes) -> keras.Model:
+    del activation  # ReLU, as `train_settings` has made sure.
+    return tfdp.models.wide_resnet(normalize=shapes["input_shape"][-1] == 3, **shapes)
+
+
 MODELS: dict[str, ModelBuilder] = {
     "digits_mlp": tfdp.models.digits_mlp,
     "mnist_cnn": tfdp.models.mnist_cnn,
     "cifar_cnn": _cifar_cnn("all_conv"),
     "cifar_cnn_dense": _cifar_cnn("dense"),
+    "wide_resnet": _wide_resnet,
+}
+
+
+def _shift(image_shape: tuple[int, ...]) -> keras.layers.Layer:
+    return tfdp.layers.RandomShift(image_shape[0] // 8)
+
+
+AUGMENTATIONS: dict[str, Callable[[tuple[int, ...]], keras.layers.Layer | None]] = {
+    "none": lambda image_shape: None,
+    "shift": _shift,
+    "shift_flip": lambda image_shape: keras.Sequential(
+        [_shift(image_shape), keras.layers.RandomFlip("horizontal")]
+    ),
 }
 
 OPTIMIZERS = {

@@ -37,7 +37,7 @@ from tfdp.scripts import (
     train_settings,
     whole_files,
 )
-from tfdp.scripts.presets import MODELS, OPTIMIZERS
+from tfdp.scripts.presets import AUGMENTATIONS, MODELS, OPTIMIZERS
 from tfdp.scripts.train_checkpoint import Run
 from tfdp.scripts.train_settings import Settings
 
@@ -82,12 +82,14 @@ def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
     if settings.seed is not None:
         keras.utils.set_random_seed(settings.seed)
     model = _build(settings, data)
-    private = _compile(model, settings, noise_multiplier)
+    private = _compile(model, settings, data, noise_multiplier)
     if run.epochs:
         train_checkpoint.restore(private, folder)
     else:  # From now on there is an unfinished run, also where a finished one was before.
         train_checkpoint.write(private, run, folder)
     _fit(private, run, settings, batches, data, public, folder)
+    if settings.ema_decay is not None:  # Also where training stopped with the budget.
+        private.optimizer.finalize_variable_values(private.trainable_variables)
 
     model_file = train_report.model_file(folder, simulated=settings.simulate_at is not None)
     with whole_files.replacing(model_file) as path:
@@ -167,6 +169,7 @@ def _fit(
                     settings.delta,
                     settings.accountant,
                 ),
+                *([] if settings.ema_decay is None else [keras.callbacks.SwapEMAWeights()]),
                 train_checkpoint.CheckpointEachEpoch(run, folder),
                 _ReleasableTensorBoard(run, os.path.join(folder, "logs"), write_graph=False),
             ],
@@ -231,15 +234,27 @@ def _build(settings: Settings, data: image_datasets.ImageData) -> keras.Model:
         ) from error
 
 
-def _compile(model: keras.Model, settings: Settings, noise_multiplier: float) -> tfdp.PrivateModel:
-    momentum = {} if settings.momentum is None else {"momentum": settings.momentum}
-    private = tfdp.make_private(model, physical_batch_size=settings.physical_batch_size)
+def _compile(
+    model: keras.Model,
+    settings: Settings,
+    data: image_datasets.ImageData,
+    noise_multiplier: float,
+) -> tfdp.PrivateModel:
+    options = {} if settings.momentum is None else {"momentum": settings.momentum}
+    if settings.ema_decay is not None:
+        options |= {"use_ema": True, "ema_momentum": settings.ema_decay, "ema_warmup": True}
+    private = tfdp.make_private(
+        model,
+        physical_batch_size=settings.physical_batch_size,
+        augmentation=AUGMENTATIONS[settings.augmentation](data.image_shape),
+        augmentation_multiplicity=settings.augmentation_multiplicity,
+    )
     private.compile(
         optimizer=OPTIMIZERS[settings.optimizer](
             l2_norm_clip=settings.l2_norm_clip,
             noise_multiplier=noise_multiplier,
             learning_rate=settings.learning_rate,
-            **momentum,
+            **options,
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],

@@ -11,9 +11,16 @@ from absl import flags
 import tfdp
 from tfdp.scripts import image_datasets, train_screening
 from tfdp.scripts.command_line import UsageError
-from tfdp.scripts.presets import MODELS, OPTIMIZERS, PRESETS, preset_for
+from tfdp.scripts.presets import (
+    AUGMENTATIONS,
+    MODELS,
+    OPTIMIZERS,
+    PRESETS,
+    RECIPES,
+    preset_for,
+)
 
-_DEFAULT = "Defaults to the preset of the data set."
+_DEFAULT = "Defaults to the preset."
 
 
 def declare_flags(values: flags.FlagValues) -> None:
@@ -38,6 +45,13 @@ def declare_flags(values: flags.FlagValues) -> None:
         f"{image_datasets.DATA_DIR_VARIABLE}, and without it to TFDS's own default.",
     )
     define(flags.DEFINE_bool, "download", False, "Fetch and prepare the data set if missing.")
+    define(
+        flags.DEFINE_enum,
+        "preset",
+        None,
+        "Published recipe. Defaults to that of the data set.",
+        list(RECIPES),
+    )
     define(flags.DEFINE_enum, "model", None, f"Network. {_DEFAULT}", list(MODELS))
     define(
         text,
@@ -68,6 +82,25 @@ def declare_flags(values: flags.FlagValues) -> None:
     define(real, "momentum", None, f"Momentum, for --optimizer=sgd. {_DEFAULT}")
     define(flags.DEFINE_enum, "optimizer", None, f"Optimizer. {_DEFAULT}", list(OPTIMIZERS))
     define(real, "l2_norm_clip", None, f"Clip norm of one example's gradient. {_DEFAULT}")
+    define(
+        flags.DEFINE_enum,
+        "augmentation",
+        None,
+        "Of training images: windows of the padded image, and mirrored ones. " + _DEFAULT,
+        list(AUGMENTATIONS),
+    )
+    define(
+        whole,
+        "augmentation_multiplicity",
+        None,
+        f"Augmented views of each image, whose mean gradient is clipped. {_DEFAULT}",
+    )
+    define(
+        real,
+        "ema_decay",
+        None,
+        f"Release the average of the weights over steps, with this decay; 0 for none. {_DEFAULT}",
+    )
     define(
         whole,
         "physical_batch_size",
@@ -128,6 +161,9 @@ class Settings:
         target_epsilon: The budget, `None` for none beside a noise multiplier that was given.
         delta: The delta of the guarantee.
         accountant: `"rdp"` or `"pld"`.
+        augmentation: A name in `presets.AUGMENTATIONS`.
+        augmentation_multiplicity: Augmented views of each image.
+        ema_decay: The decay of the averaged weights; `None`: there is no average.
         physical_batch_size: Examples in memory at a time, `None` for tfdp's choice.
         seed: The seed of the initial weights, or `None`.
         simulate_at: The batch size at which the run is simulated; `None`: it is private.
@@ -148,6 +184,9 @@ class Settings:
     target_epsilon: float | None
     delta: float
     accountant: str
+    augmentation: str
+    augmentation_multiplicity: int
+    ema_decay: float | None
     physical_batch_size: int | None
     seed: int | None
     simulate_at: int | None
@@ -168,11 +207,13 @@ def check_flags(values: flags.FlagValues) -> None:
     """
     for name in ("target_epsilon", "learning_rate", "l2_norm_clip"):
         _require(values, name, "positive and finite", lambda value: 0 < value < float("inf"))
-    for name in ("batch_size", "epochs", "physical_batch_size", "simulate_at"):
+    counts = ("batch_size", "epochs", "physical_batch_size", "simulate_at")
+    for name in (*counts, "augmentation_multiplicity"):
         _require(values, name, "at least 1", lambda value: value >= 1)
     _require(values, "noise_multiplier", "at least 0 and finite", lambda v: 0 <= v < float("inf"))
     _require(values, "delta", "strictly between 0 and 1", lambda value: 0 < value < 1)
-    _require(values, "momentum", "in [0, 1)", lambda value: 0 <= value < 1)
+    for name in ("momentum", "ema_decay"):
+        _require(values, name, "in [0, 1)", lambda value: 0 <= value < 1)
     _require(values, "seed", "in [0, 2**32)", lambda value: 0 <= value < 2**32)
     if values.momentum is not None and values.optimizer not in (None, "sgd"):
         raise UsageError(
@@ -193,7 +234,9 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
     Raises:
         UsageError: If the flags do not fit the data.
     """
-    preset = preset_for(data.name, data.image_shape)
+    preset = (
+        preset_for(data.name, data.image_shape) if values.preset is None else RECIPES[values.preset]
+    )
 
     def given(name: str):
         value = getattr(values, name)
@@ -216,10 +259,18 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
             f"--simulate_at must be at most {batch_size}, the batch size. "
             f"Received: simulate_at={values.simulate_at}"
         )
+    if given("augmentation") == "none" and given("augmentation_multiplicity") > 1:
+        raise UsageError(
+            "--augmentation_multiplicity needs an --augmentation. Received: "
+            f"augmentation_multiplicity={given('augmentation_multiplicity')}"
+        )
+    model, activation = given("model"), given("activation")
+    if model == "wide_resnet" and activation != "relu":
+        raise UsageError(f"--model=wide_resnet needs relu. Received: activation={activation}")
     optimizer = given("optimizer")
     return Settings(
-        model=given("model"),
-        activation=parse_activation(given("activation")),
+        model=model,
+        activation=parse_activation(activation),
         optimizer=optimizer,
         batch_size=batch_size,
         epochs=given("epochs"),
@@ -232,6 +283,9 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         ),
         delta=delta,
         accountant=values.accountant,
+        augmentation=given("augmentation"),
+        augmentation_multiplicity=given("augmentation_multiplicity"),
+        ema_decay=given("ema_decay") or None,
         physical_batch_size=values.physical_batch_size,
         seed=values.seed,
         simulate_at=values.simulate_at,

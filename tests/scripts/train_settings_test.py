@@ -8,7 +8,14 @@ from absl import flags
 
 from tfdp.scripts import image_datasets, train_settings
 from tfdp.scripts.command_line import UsageError
-from tfdp.scripts.presets import MODELS, OPTIMIZERS, PRESETS, preset_for
+from tfdp.scripts.presets import (
+    AUGMENTATIONS,
+    MODELS,
+    OPTIMIZERS,
+    PRESETS,
+    RECIPES,
+    preset_for,
+)
 
 
 def parsed(*arguments):
@@ -40,6 +47,7 @@ def settled(*arguments):
         ),
         *("--activation=tempered_sigmoid(1,2)", "--activation=tempered_sigmoid(0,1,1)"),
         "--activation=tempered_sigmoid(a,b,c)",
+        *("--augmentation_multiplicity=0", "--ema_decay=1.0", "--ema_decay=-0.1"),
     ],
 )
 def test_a_flag_out_of_range_is_refused_by_name(argument):
@@ -133,9 +141,10 @@ def test_tempered_sigmoids_are_read(text, expected):
     assert (activation.scale, activation.temperature, activation.offset) == expected
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted({**PRESETS, **RECIPES}))
 def test_a_preset_names_what_there_is(name):
-    preset = PRESETS[name]
+    preset = {**PRESETS, **RECIPES}[name]
+    assert preset.augmentation in AUGMENTATIONS
     assert preset.optimizer in OPTIMIZERS
     train_settings.parse_activation(preset.activation)
     shape = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1)}.get(
@@ -143,6 +152,17 @@ def test_a_preset_names_what_there_is(name):
     )
     model = MODELS[preset.model](preset.activation, input_shape=shape, num_classes=10)
     assert model(np.zeros((1, *shape))).shape == (1, 10)
+
+
+def test_a_recipe_by_name_takes_the_place_of_the_data_set_s():
+    settings = settled("--preset=tan_cifar10", "--batch_size=64", "--simulate_at=8")
+    assert (settings.model, settings.momentum, settings.learning_rate) == ("wide_resnet", 0.0, 4.0)
+    assert (settings.augmentation_multiplicity, settings.ema_decay) == (16, 0.9999)
+    assert settled("--preset=tan_cifar10", "--batch_size=64", "--ema_decay=0").ema_decay is None
+    with pytest.raises(UsageError, match="activation=tanh$"):
+        settled("--preset=tan_cifar10", "--batch_size=64", "--activation=tanh")
+    with pytest.raises(UsageError, match="augmentation_multiplicity=2$"):
+        settled("--augmentation_multiplicity=2")
 
 
 def test_a_data_set_without_a_preset_takes_that_of_similar_images():

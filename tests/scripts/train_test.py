@@ -175,3 +175,34 @@ def test_a_model_that_does_not_fit_the_images_is_refused(tmp_path):
 def test_a_budget_that_no_noise_reaches_is_refused(tmp_path):
     with pytest.raises(UsageError, match="No noise reaches the budget"):
         train_with("--target_epsilon=1e-6", "--delta=1e-300", f"--output_dir={tmp_path}")
+
+
+def test_the_average_of_the_weights_is_released_also_after_a_resume(tmp_path, monkeypatch):
+    arguments = (
+        *("--augmentation=shift", "--augmentation_multiplicity=2", "--ema_decay=0.8"),
+        *("--epochs=3", "--verbose=0", f"--output_dir={tmp_path}", "--resume"),
+    )
+    made = []
+    original = tfdp.make_private
+
+    def recorded(*positional, **named):
+        made.append(original(*positional, **named))
+        return made[-1]
+
+    def stop(self, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tfdp, "make_private", recorded)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(keras.callbacks.TensorBoard, "on_epoch_begin", stop)
+        train_with(*arguments)
+    report = train_with(*arguments)
+    assert report.epochs == 3 and report.settings["augmentation_multiplicity"] == 2
+    private = made[-1]
+    released = keras.saving.load_model(tmp_path / "model.keras")
+    average = private.optimizer._model_variables_moving_average
+    for weight, mean in zip(released.trainable_variables, average, strict=True):
+        np.testing.assert_allclose(weight, mean, rtol=1e-5)
+    # Views cost compute, not privacy.
+    assert report.epsilon["rdp"] == pytest.approx(8.0, rel=1e-3)
