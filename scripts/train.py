@@ -11,7 +11,8 @@ protect; only the progress on the screen does.
 
 `--simulate_at` runs the same number of steps with a small batch, and noise in proportion, so that
 hyper-parameters can be found at a fraction of the compute. Such a run is not private: its model is
-called so, and its statement refuses an epsilon.
+called so, and its statement refuses an epsilon. `simulate.py` searches with such runs, and
+`--from_simulation` trains what it found at the full batch size, privately.
 
 `--screening` keeps or undoes each update, by the loss on images that are declared public or by a
 noisy score of private ones; what that costs is charged (`train_screening.py`).
@@ -53,6 +54,7 @@ def train(values: flags.FlagValues) -> train_report.Report:
     Raises:
         command_line.UsageError: Before training, if something cannot be done.
     """
+    train_settings.take_from_simulation(values)
     train_settings.check_flags(values)
     folder = train_settings.output_dir(values)
     train_settings.prepare_output_dir(folder)
@@ -63,6 +65,7 @@ def train(values: flags.FlagValues) -> train_report.Report:
 def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
     """What is left when the flags are checked and the folder is there, for this process alone."""
     data = image_datasets.load(values.dataset, data_dir=values.data_dir, download=values.download)
+    data = train_settings.hold_out(values, data)
     data, public = train_screening.set_public_apart(train_screening.settle(values), data)
     settings = train_settings.settle(values, data)
     batches = tfdp.sampling.PoissonDataset(
@@ -260,7 +263,7 @@ def _compile(
         metrics=["accuracy"],
     )
     if settings.simulate_at is not None:
-        private.ledger.mark_not_private(train_report.SIMULATED)
+        private.ledger.mark_not_private(tfdp.simulation.NOT_PRIVATE)
     private.optimizer.build(private.trainable_variables)  # checkpoints hold its state, too
     return private
 

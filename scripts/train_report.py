@@ -23,7 +23,6 @@ from tfdp.scripts.train_settings import Settings
 
 MODEL_FILE = "model.keras"
 SIMULATED_MODEL_FILE = "simulated_not_private.keras"
-SIMULATED = "simulated: not private"
 RECORD_FILE = "result.json"
 PICTURE_FILE = "history.png"
 STATEMENT_FILE = "privacy_statement"

@@ -1,6 +1,7 @@
 """The flags of `train.py`, and the settings that they and a preset make together."""
 
 import dataclasses
+import json
 import os
 import re
 import tempfile
@@ -20,6 +21,7 @@ from tfdp.scripts.presets import (
     preset_for,
 )
 
+REFERENCE_FILE = "reference.json"
 _DEFAULT = "Defaults to the preset."
 
 
@@ -127,6 +129,20 @@ def declare_flags(values: flags.FlagValues) -> None:
         "Simulate the run, for tuning, with this smaller batch and noise in proportion: about as "
         "accurate, at a fraction of the compute, and NOT PRIVATE.",
     )
+    define(
+        text,
+        "from_simulation",
+        None,
+        "Folder of simulate.py: train what it found, at the batch size that it simulated. Flags "
+        "that are given take precedence.",
+    )
+    define(
+        whole,
+        "validation_examples",
+        0,
+        "Evaluate on so many of the last training images, which are not trained on, in place of "
+        "the test images: for tuning.",
+    )
     train_screening.declare_flags(values)
     define(text, "output_dir", None, "Folder for the results. Defaults to runs/<dataset>.")
     define(
@@ -199,6 +215,53 @@ class Settings:
 _FREE = ("physical_batch_size", "output_dir", "verbose")
 
 
+def take_from_simulation(values: flags.FlagValues) -> None:
+    """Takes what `--from_simulation` found for flags that are not given.
+
+    Raises:
+        UsageError: If there are no results, or they are of another program.
+    """
+    folder = values.from_simulation
+    if folder is None:
+        return
+    try:
+        found = {}
+        for name in (REFERENCE_FILE, "best.json"):
+            with open(os.path.join(folder, name)) as file:
+                found |= json.load(file)["parameters"]
+        for name, value in found.items():
+            if not values[name].present:
+                values[name].parse(str(value))
+    except (OSError, KeyError, TypeError, ValueError, flags.Error) as error:
+        raise UsageError(
+            f"--from_simulation has no results of simulate.py: {error}. "
+            f"Received: from_simulation={folder!r}"
+        ) from error
+
+
+def hold_out(values: flags.FlagValues, data: image_datasets.ImageData) -> image_datasets.ImageData:
+    """The data with the last training images in place of the test images, if that is asked for.
+
+    Raises:
+        UsageError: If no image would be left to train on.
+    """
+    kept = len(data.x_train) - values.validation_examples
+    if kept == len(data.x_train):
+        return data
+    if kept < 1:
+        raise UsageError(
+            f"--validation_examples must be below {len(data.x_train)}, the number of training "
+            f"images. Received: validation_examples={values.validation_examples}"
+        )
+    return dataclasses.replace(
+        data,
+        x_train=data.x_train[:kept],
+        y_train=data.y_train[:kept],
+        x_test=data.x_train[kept:],
+        y_test=data.y_train[kept:],
+    )
+
+
 def check_flags(values: flags.FlagValues) -> None:
     """Refuses flags that no data set could make right.
 
@@ -210,6 +273,7 @@ def check_flags(values: flags.FlagValues) -> None:
     counts = ("batch_size", "epochs", "physical_batch_size", "simulate_at")
     for name in (*counts, "augmentation_multiplicity"):
         _require(values, name, "at least 1", lambda value: value >= 1)
+    _require(values, "validation_examples", "at least 0", lambda value: value >= 0)
     _require(values, "noise_multiplier", "at least 0 and finite", lambda v: 0 <= v < float("inf"))
     _require(values, "delta", "strictly between 0 and 1", lambda value: 0 < value < 1)
     for name in ("momentum", "ema_decay"):

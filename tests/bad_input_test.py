@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import math
 import re
+import tempfile
 import types
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ import dp_accounting
 import keras
 import numpy as np
 import pytest
+import simulated_training
 import tensorflow as tf
 
 import tfdp
@@ -465,6 +467,27 @@ CASES: dict[str, Case] = {
             "accountant": CHOICE,
         },
     ),
+    "tfdp.simulation.LogUniform": a(
+        tfdp.simulation.LogUniform,
+        {"low": 1.0, "high": 2.0},
+        {"low": POSITIVE, "high": (*POSITIVE, 1.0)},
+    ),
+    "tfdp.simulation.search": a(
+        tfdp.simulation.search,
+        {
+            "train": simulated_training.train,
+            "space": {"rate": [1], "kind": ["a"]},
+            "output_dir": tempfile.mkdtemp(),
+        },
+        {
+            "train": (None, 1, "train"),
+            "space": (None, {}, {"rate": 1}),
+            "output_dir": (None, 1, ""),
+            "trials": optional(COUNT),
+            "workers": COUNT,
+            "seed": INTEGER,
+        },
+    ),
     # Clipping and noise.
     "tfdp.clipping.ClipBound": a(
         tfdp.clipping.ClipBound,
@@ -679,6 +702,8 @@ MADE_BY_THE_PACKAGE = {
     "tfdp.callbacks.SimulatedAnnealing.decided",
     "tfdp.callbacks.UpdateScreening.release_with_each_step",
     "tfdp.sampling.PublicData",
+    "tfdp.simulation.Search",
+    "tfdp.simulation.Trial",
     "tfdp.tan.Plan",
     "tfdp.sampling.PoissonDataset.steps_of_epoch",
     "tfdp.accounting.PrivacyStatement",

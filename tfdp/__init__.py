@@ -1,6 +1,17 @@
 """Differentially private training of Keras 3 models on TensorFlow."""
 
-from tfdp import accounting, callbacks, clipping, layers, models, noise, optimizers, sampling, tan
+from tfdp import (
+    accounting,
+    callbacks,
+    clipping,
+    layers,
+    models,
+    noise,
+    optimizers,
+    sampling,
+    simulation,
+    tan,
+)
 from tfdp.model_checks import replace_batch_normalization
 from tfdp.private_model import PrivateModel, make_private
 from tfdp.validation import validate
@@ -19,6 +30,7 @@ __all__ = [
     "optimizers",
     "replace_batch_normalization",
     "sampling",
+    "simulation",
     "tan",
     "validate",
 ]

@@ -187,13 +187,17 @@ class Segment:
         with tf.init_scope():
             self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._pass_began = 0  # The step that the running pass over shuffled data began with.
+        self._steps_of_pass = 0  # Those of it that had run when last looked.
         self._charged = 0  # Events of the passes since then.
         self._forgiven = 0
 
     def charge(self, ledger: accounting.PrivacyLedger) -> None:
         """Charges the steps that have run since the last time, and all of a pass that has begun."""
         steps_per_pass = self.mechanism.scheme.steps_per_pass
-        begun = -(-self._steps_of_pass() // steps_per_pass) - self._charged
+        with tf.init_scope():  # Also when a caller's own loop is being traced.
+            steps = int(self.steps.numpy())
+        self._steps_of_pass = steps - self._forgiven - self._pass_began
+        begun = -(-self._steps_of_pass // steps_per_pass) - self._charged
         if begun <= 0:
             return
         ledger.charge(
@@ -218,17 +222,13 @@ class Segment:
 
     def end_pass(self) -> None:
         """Says that the next step begins a new pass, as in another ``fit``; charge before."""
-        self._pass_began += self._steps_of_pass()
-        self._charged = 0
+        self._pass_began += self._steps_of_pass
+        self._steps_of_pass = self._charged = 0
 
     @property
     def steps_already_charged(self) -> int:
-        """Steps that the running pass still has."""
-        return -self._steps_of_pass() % self.mechanism.scheme.steps_per_pass
-
-    def _steps_of_pass(self) -> int:
-        with tf.init_scope():  # Also when a caller's own loop is being traced.
-            return int(self.steps.numpy()) - self._forgiven - self._pass_began
+        """Steps that the running pass still had when it was last charged."""
+        return -self._steps_of_pass % self.mechanism.scheme.steps_per_pass
 
 
 class Spending:

@@ -331,6 +331,16 @@ def test_bad_arguments_are_named(arguments, error, message):
         callbacks.UpdateScreening(**{**good, **arguments})
 
 
+def test_a_rule_without_its_counters_is_refused():
+    class Forgetful(Scripted):
+        def __init__(self):
+            super().__init__(True)
+            self.state = {}
+
+    with pytest.raises(ValueError, match="Forgetful must call"):
+        callbacks.UpdateScreening(Forgetful(), PUBLIC)
+
+
 def test_what_cannot_be_screened_is_refused_before_any_step():
     screening = callbacks.UpdateScreening(callbacks.SimulatedAnnealing(), PUBLIC)
     private = private_model(steps_per_execution=2)

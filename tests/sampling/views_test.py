@@ -31,28 +31,37 @@ def by_place(x):
     return x * tf.reshape(1 + tf.cast(tf.range(tf.shape(x)[0]) % 3, x.dtype), [-1, 1, 1, 1])
 
 
-def private_model(model, noise_multiplier=0.0, **options):
+def private_model(model, noise_multiplier=0.0, jit_compile=False, **options):
     private = tfdp.make_private(
-        model, expected_batch_size=12, augmentation_multiplicity=3, **options
+        model, **{"expected_batch_size": 12, "augmentation_multiplicity": 3, **options}
     )
     private.compile(
         tfdp.optimizers.VectorizedDPKerasSGDOptimizer(0.5, noise_multiplier, learning_rate=1.0),
         loss=LOSS,
         metrics=["accuracy"],
+        jit_compile=jit_compile,
     )
     return private
 
 
-@pytest.mark.parametrize("clipping", ["auto", "vectorized"])
-@pytest.mark.parametrize("physical_batch_size", [5, None])
-def test_a_step_clips_the_mean_over_the_views_of_an_example(clipping, physical_batch_size):
+@pytest.mark.parametrize(
+    ("clipping", "physical_batch_size", "jit_compile"),
+    [("auto", 5, False), ("auto", None, False), ("auto", 5, True), ("vectorized", 5, False)],
+)
+def test_a_step_clips_the_mean_over_the_views_of_an_example(
+    clipping, physical_batch_size, jit_compile
+):
     model = cnn()
     views = sampling.Views(by_place, 3)
     rows = reference.gradients(model, LOSS, *(t.numpy() for t in views(X, Y, None)[:2]))
     per_example = [row.reshape(12, 3, *row.shape[1:]).mean(1) for row in rows]
     before = [v.numpy() for v in model.trainable_variables]
     private = private_model(
-        model, augmentation=by_place, clipping=clipping, physical_batch_size=physical_batch_size
+        model,
+        augmentation=by_place,
+        clipping=clipping,
+        physical_batch_size=physical_batch_size,
+        jit_compile=jit_compile,
     )
     private.train_on_batch(X, Y)
     steps = [12 * (b - v.numpy()) for b, v in zip(before, model.trainable_variables, strict=True)]
@@ -61,17 +70,10 @@ def test_a_step_clips_the_mean_over_the_views_of_an_example(clipping, physical_b
 
 def test_a_step_of_several_views_costs_the_privacy_of_one():
     epsilons = []
-    for options in ({}, {"augmentation": tfdp.layers.RandomShift(1)}):
-        private = (
-            tfdp.make_private(cnn(), **options)
-            if not options
-            else private_model(cnn(), 1.0, **options)
+    for count in (1, 3):
+        private = private_model(
+            cnn(), 1.0, augmentation=tfdp.layers.RandomShift(1), augmentation_multiplicity=count
         )
-        if not options:
-            private.compile(
-                tfdp.optimizers.VectorizedDPKerasSGDOptimizer(0.5, 1.0, learning_rate=1.0),
-                loss=LOSS,
-            )
         private.fit(X, Y, batch_size=4, epochs=2, verbose=0)
         epsilons.append(private.ledger.epsilon(1e-3))
     assert epsilons[0] == epsilons[1]

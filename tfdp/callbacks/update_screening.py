@@ -80,6 +80,11 @@ class UpdateScreening(CallbackOfPrivateModel):
         super().__init__()
         if not isinstance(rule, ScreeningRule):
             raise _validate.type_error("rule", rule, "a tfdp.callbacks.ScreeningRule")
+        if not {"trials", "kept", "rejections_in_a_row"} <= {*getattr(rule, "state", ())}:
+            raise ValueError(
+                f"{type(rule).__name__} must call super().__init__() and add to `state`, which "
+                f"counts its decisions, not replace it. Received: rule={rule!r}"
+            )
         self.rule = rule
         self.is_public = isinstance(evaluation_data, sampling.PublicData)
         self._rows = rows_of(evaluation_data)
@@ -114,11 +119,9 @@ class UpdateScreening(CallbackOfPrivateModel):
                 f"{name} looks at private data and must say what one decision releases: "
                 f"{name}.score_event. Received: None"
             )
-        return (
-            None
-            if event is None
-            else Companion(event, "screening score", {"rule": name, **self.rule.get_config()})
-        )
+        if event is None:
+            return None
+        return Companion(event, "screening score", {"rule": name, **self.rule.get_config()})
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
