@@ -128,11 +128,52 @@ def _comparison_rows(dataset: str) -> tuple[Row, ...]:
     )
 
 
+def _variant_rows(dataset: str) -> tuple[Row, ...]:
+    """Screening of larger steps, with more tolerance, with better scores, without undoing all."""
+    large = {"batch_size": 8192, "learning_rate": 16}
+    annealing = {"learning_rate": 8, "temperature_factor": 1, **_ANNEALING}
+    by_example = {"learning_rate": 8, **_THRESHOLD, **_BY_EXAMPLE}
+    rows = (
+        Row("plain_large", "plain, batch 8,192", large),
+        Row("annealing_large", "annealing, batch 8,192", {**annealing, **large}),
+        Row("threshold_large", "by example, batch 8,192", {**by_example, **large}),
+        Row(
+            "annealing_keeps_momentum",
+            "annealing, momentum not undone",
+            {**annealing, "restore_optimizer": False},
+        ),
+        Row(
+            "annealing_4000",
+            "annealing on 4,000 public images",
+            {**annealing, "public_examples": 4000},
+        ),
+        Row(
+            "threshold_tolerant",
+            "by example, a loss higher by 0.01 is kept",
+            {**by_example, "score_threshold": 0.1},
+        ),
+        Row(
+            "threshold_sharp",
+            "by example, scores of 2,048 images",
+            {**by_example, "score_batch_size": 2048, "score_noise_multiplier": 6.0},
+        ),
+    )
+    return tuple(
+        dataclasses.replace(row, flags={"dataset": dataset, **_SCREENING, **row.flags})
+        for row in rows
+    )
+
+
 EXPERIMENTS = {
     "screening": Experiment(
         "Does update screening help at an equal true budget, and what does the accounting of the "
         "papers leave out?",
         {title: _comparison_rows(dataset) for dataset, title in _TITLES.items()},
+        _QUICK,
+    ),
+    "screening_variants": Experiment(
+        "Does screening help at an equal true budget if it is done in another way?",
+        {"MNIST": _variant_rows("mnist")},
         _QUICK,
     ),
     "screening_tuning": Experiment(

@@ -8,33 +8,17 @@ from the first to the last step of an epoch; prints medians, ranges and ratios o
 
 import os
 import statistics
-import time
 
 import keras
 import numpy as np
 from absl import app, flags
+from clock import Clock
 
 import tfdp
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds over all settings.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 20, "Steps of an epoch.", lower_bound=2)
 _EXAMPLES = 10_240
-
-
-class Clock(keras.callbacks.Callback):
-    """Seconds of each epoch after its first step, by step."""
-
-    def __init__(self):
-        super().__init__()
-        self.seconds = []
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if batch == 1:
-            self._started = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        elapsed = time.perf_counter() - self._started
-        self.seconds.append(elapsed / (self.params["steps"] - 1))
 
 
 def private_model() -> tfdp.PrivateModel:
