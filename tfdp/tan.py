@@ -15,10 +15,12 @@ import dataclasses
 import functools
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from tfdp import _validate, accounting
+from tfdp.accounting import guarantees
 
 #: Below, subsampling amplifies no longer, and epsilon explodes whatever ``eta`` is.
 WALL = 0.5
@@ -319,7 +321,7 @@ def plan(
 
     Args:
         target_epsilon: Budget, positive.
-        delta: In (0, 1); below one over the number of examples.
+        delta: In (0, 1). One above one over the number of examples makes a `UserWarning`.
         num_examples: Number of training examples N.
         max_batch_size: Largest expected batch. Defaults to the largest power of two that is at
             most N / 12 and 32,768.
@@ -338,13 +340,15 @@ def plan(
         ValueError: If an argument is out of range, or no run fits the budgets.
 
     Example:
-        >>> run = plan(8.0, 8e-7, 1_281_167).recommended
+        >>> run = plan(8.0, 5e-7, 1_281_167).recommended
         >>> run.batch_size, run.noise_multiplier, run.steps
-        (32768, 2.5, 18087)
+        (32768, 2.5, 17558)
     """
     target = _validate.positive("target_epsilon", target_epsilon)
     delta = _validate.delta("delta", delta)
     size = _validate.integer("num_examples", num_examples, minimum=1)
+    if message := guarantees.large_delta(delta, size):
+        warnings.warn(message, UserWarning, stacklevel=2)
     if max_batch_size is None:
         max_batch_size = 2 ** int(math.log2(min(32_768, max(1, size // 12))))
     largest = _validate.integer("max_batch_size", max_batch_size, minimum=1, maximum=size)
@@ -380,7 +384,11 @@ def plan(
         for sigma in sigmas:
             if factor == 1 and sigma == best:
                 continue
-            batch = accounting.batch_size(target, sigma, factor * fewest, size, delta, accountant)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # Of delta; it was given above.
+                batch = accounting.batch_size(
+                    target, sigma, factor * fewest, size, delta, accountant
+                )
             if batch >= 1:
                 runs.append(Run(size, batch, sigma, factor * fewest, rate / factor, delta))
     if simulate_at is None:
