@@ -23,6 +23,7 @@ from typing import Any
 
 from absl import flags
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 import tfdp
 from tfdp.scripts import command_line, train_checkpoint, train_report, whole_files
@@ -173,7 +174,9 @@ def draw(results: dict[str, list[Record]], path: str) -> None:
         labels = [f"{r['label']}\ntrue ε {r['epsilon']:.1f}" for r in found]
         axes.set_yticks(range(len(found)), labels, fontsize=8)
         axes.invert_yaxis()
-        axes.set_xlabel("test accuracy, %")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.margins(x=0.1)
+        axes.set_xlabel("test accuracy, %\nred: more was spent than was charged")
         axes.set_title(title)
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)

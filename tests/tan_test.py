@@ -92,7 +92,10 @@ def test_the_verdict_names_the_wall(sigma, verdict):
 
 @pytest.mark.parametrize("accountant", ["rdp", "pld"])
 def test_all_runs_of_a_plan_keep_the_budget(accountant):
-    plan = tan.plan(3.0, 1e-5, 60_000, max_batch_size=2048, accountant=accountant)
+    noise = (1.0, 2.5, 4.0)
+    plan = tan.plan(
+        3.0, 1e-5, 60_000, max_batch_size=2048, noise_multipliers=noise, accountant=accountant
+    )
     assert plan.recommended in plan.runs
     assert plan.recommended.batch_size == 2048 and plan.recommended.verdict == "good"
     for run in plan.runs:
@@ -108,16 +111,17 @@ def test_all_runs_of_a_plan_keep_the_budget(accountant):
 def test_a_plan_finds_the_published_runs():
     # Published with a delta that is a little above one over the number of examples.
     with pytest.warns(UserWarning, match="larger than one over"):
-        run = tan.plan(8.0, 8e-7, 1_281_167).recommended
+        run = tan.plan(8.0, 8e-7, 1_281_167, noise_multipliers=(2.5,)).recommended
     assert run.batch_size == 32_768 and run.steps == pytest.approx(18_000, rel=0.01)
     cifar = tan.plan(CIFAR.epsilon(), 1e-5, 50_000, noise_multipliers=(3.0,)).recommended
     assert cifar.batch_size == 4096
 
 
 def test_a_compute_budget_is_kept_or_refused():
-    free = tan.plan(3.0, 1e-5, 60_000, max_batch_size=2048).recommended
+    options = {"max_batch_size": 2048, "noise_multipliers": (2.5,)}
+    free = tan.plan(3.0, 1e-5, 60_000, **options).recommended
     budget = free.examples_processed - 1
-    tight = tan.plan(3.0, 1e-5, 60_000, max_batch_size=2048, compute_budget=budget).recommended
+    tight = tan.plan(3.0, 1e-5, 60_000, **options, compute_budget=budget).recommended
     assert tight.noise_multiplier == 2.0 and tight.examples_processed <= budget
     with pytest.raises(ValueError, match="compute_budget=1000"):
         tan.plan(3.0, 1e-5, 60_000, compute_budget=1000)
@@ -126,7 +130,9 @@ def test_a_compute_budget_is_kept_or_refused():
 
 
 def test_a_plan_as_text_json_and_picture(tmp_path):
-    plan = tan.plan(3.0, 1e-5, 60_000, learning_rate=4.0, simulate_at=64)
+    plan = tan.plan(
+        3.0, 1e-5, 60_000, learning_rate=4.0, simulate_at=64, noise_multipliers=(1.0, 4.0)
+    )
     text = str(plan)
     assert text.count("->") == 2 and "not a guarantee" in text and "not privately" in text
     record = json.loads(plan.to_json())

@@ -340,7 +340,7 @@ def plan(
         ValueError: If an argument is out of range, or no run fits the budgets.
 
     Example:
-        >>> run = plan(8.0, 5e-7, 1_281_167).recommended
+        >>> run = plan(8.0, 5e-7, 1_281_167, noise_multipliers=[2.5]).recommended
         >>> run.batch_size, run.noise_multiplier, run.steps
         (32768, 2.5, 17558)
     """
