@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import tfdp
-from tfdp.scripts import command_line, train_checkpoint, train_report, whole_files
+from tfdp.scripts import command_line, train_report, train_screening, whole_files
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.experiments import EXPERIMENTS, Experiment, Row
 
@@ -66,27 +66,26 @@ def folder_of(row: Row, seed: int, folder: pathlib.Path) -> pathlib.Path:
 
 
 def train(row: Row, seed: int, folder: pathlib.Path, quick: dict[str, Any], threads: int) -> str:
-    """Trains a row with a seed, unless that is done; says what came of it.
+    """Trains a row with a seed, or goes on where that stopped; says what came of it.
 
     Raises:
-        RuntimeError: If the training failed.
+        RuntimeError: If the training failed, or the folder has a run with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    record = folder / train_report.RECORD_FILE
-    if not record.exists() or train_checkpoint.read(str(folder)) is not None:
-        log = folder / "train.log"
-        limit = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(threads))
-        with open(log, "a") as file:
-            done = subprocess.run(
-                command_of(row, seed, folder, quick),
-                stdout=file,
-                stderr=file,
-                env=os.environ | limit,
-                check=False,
-            )
-        if done.returncode:
-            raise RuntimeError(f"{row.label}, seed {seed}: code {done.returncode}, see {log}")
-    found = json.loads(record.read_text())
+    log = folder / "train.log"
+    limit = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(threads))
+    # Also where there is a record: only `train.py` knows whether it is of these settings.
+    with open(log, "a") as file:
+        done = subprocess.run(
+            command_of(row, seed, folder, quick),
+            stdout=file,
+            stderr=file,
+            env=os.environ | limit,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"{row.label}, seed {seed}: code {done.returncode}, see {log}")
+    found = json.loads((folder / train_report.RECORD_FILE).read_text())
     return (
         f"{found['dataset']}, {row.label}, seed {seed}: {100 * found['test_accuracy']:.2f} % "
         f"after {found['seconds']:.0f} s"
@@ -128,11 +127,11 @@ def true_epsilon(record: Record) -> float:
         tfdp.accounting.dp_sgd_event(record["noise_multiplier"], record["sampling_probability"]),
         steps,
     )
-    settings = record["settings"]
-    if settings.get("rule") == "noisy_threshold":
-        q = min(1.0, settings["score_batch_size"] / record["train_examples"])
-        event = tfdp.accounting.dp_sgd_event(settings["score_noise_multiplier"], q)
-        ledger.charge(event, steps)
+    scores = train_screening.scores_event(
+        train_screening.recorded(record["settings"]), record["train_examples"], steps
+    )
+    if scores is not None:
+        ledger.charge(scores)
     return ledger.epsilon(record["delta"])
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 
 import tfdp
-from tfdp.scripts import command_line, train_report, train_settings
+from tfdp.scripts import command_line, train_report, train_settings, whole_files
 from tfdp.scripts.command_line import UsageError
 
 SEARCHED = (
@@ -68,10 +68,8 @@ def simulate(values: flags.FlagValues) -> None:
         for name in _names_of_train()
         if values[name].present and name not in _OWN
     }
-    reference = {n: v for n, v in given.items() if n not in ("simulate_at", "validation_examples")}
-    with open(os.path.join(folder, train_settings.REFERENCE_FILE), "w") as file:
-        json.dump({"parameters": reference}, file, indent=2)
     given.setdefault("validation_examples", _HELD_OUT)
+    _go_on_only_with_the_same(os.path.join(folder, train_settings.REFERENCE_FILE), given)
     try:
         found = tfdp.simulation.search(
             functools.partial(train, given),
@@ -105,6 +103,26 @@ def train(given: dict[str, Any], parameters: dict[str, Any], folder: str) -> flo
     if done.returncode:
         raise RuntimeError(f"code {done.returncode}, see {log}")
     return train_report.read(folder).test_accuracy
+
+
+def _go_on_only_with_the_same(path: str, given: dict[str, Any]) -> None:
+    """Writes down what is simulated; refuses to add to a search on something else.
+
+    Raises:
+        UsageError: Naming the folder.
+    """
+    reference = {n: v for n, v in given.items() if n not in ("simulate_at", "validation_examples")}
+    record = {"parameters": reference, "simulated": given}
+    if os.path.exists(path):
+        with open(path) as file:
+            before = json.load(file)
+        if before != record:
+            raise UsageError(
+                f"--output_dir holds a search with other flags, {before['simulated']}: take "
+                f"another folder. Received: output_dir={os.path.dirname(path)!r}"
+            )
+    with whole_files.replacing(path) as partial, open(partial, "w") as file:
+        json.dump(record, file, indent=2)
 
 
 def _names_of_train() -> list[str]:

@@ -150,6 +150,27 @@ def settle(values: flags.FlagValues) -> Screening | None:
     return screening
 
 
+def split_off(flag: str, count: int, data: ImageData) -> tuple[ImageData, tuple]:
+    """The data without the last training images, and these and their labels.
+
+    Args:
+        flag: The flag that asks for it.
+        count: How many, at least 1.
+        data: The data.
+
+    Raises:
+        UsageError: If no image would be left to train on.
+    """
+    kept = len(data.x_train) - count
+    if kept < 1:
+        raise UsageError(
+            f"--{flag} must be below {len(data.x_train)}, the number of training images. "
+            f"Received: {flag}={count}"
+        )
+    last = data.x_train[kept:], data.y_train[kept:]
+    return dataclasses.replace(data, x_train=data.x_train[:kept], y_train=data.y_train[:kept]), last
+
+
 def set_public_apart(
     screening: Screening | None, data: ImageData
 ) -> tuple[ImageData, tfdp.sampling.PublicData | None]:
@@ -160,15 +181,8 @@ def set_public_apart(
     """
     if screening is None or screening.public_examples is None:
         return data, None
-    kept = len(data.x_train) - screening.public_examples
-    if kept < 1:
-        raise UsageError(
-            f"--public_examples must be below {len(data.x_train)}, the number of training images. "
-            f"Received: public_examples={screening.public_examples}"
-        )
-    public = tfdp.sampling.public(data.x_train[kept:], data.y_train[kept:])
-    private = dataclasses.replace(data, x_train=data.x_train[:kept], y_train=data.y_train[:kept])
-    return private, public
+    private, last = split_off("public_examples", screening.public_examples, data)
+    return private, tfdp.sampling.public(*last)
 
 
 def callback(
@@ -181,6 +195,13 @@ def callback(
         charge=screening.charge,
         restore_optimizer=screening.restore_optimizer,
     )
+
+
+def recorded(settings: dict) -> Screening | None:
+    """The screening in the settings of a record; `None` for none."""
+    if "rule" not in settings:
+        return None
+    return Screening(**{f.name: settings[f.name] for f in dataclasses.fields(Screening)})
 
 
 def scores_event(

@@ -245,21 +245,12 @@ def hold_out(values: flags.FlagValues, data: image_datasets.ImageData) -> image_
     Raises:
         UsageError: If no image would be left to train on.
     """
-    kept = len(data.x_train) - values.validation_examples
-    if kept == len(data.x_train):
+    if not values.validation_examples:
         return data
-    if kept < 1:
-        raise UsageError(
-            f"--validation_examples must be below {len(data.x_train)}, the number of training "
-            f"images. Received: validation_examples={values.validation_examples}"
-        )
-    return dataclasses.replace(
-        data,
-        x_train=data.x_train[:kept],
-        y_train=data.y_train[:kept],
-        x_test=data.x_train[kept:],
-        y_test=data.y_train[kept:],
+    rest, (x, y) = train_screening.split_off(
+        "validation_examples", values.validation_examples, data
     )
+    return dataclasses.replace(rest, x_test=x, y_test=y)
 
 
 def check_flags(values: flags.FlagValues) -> None:

@@ -99,6 +99,7 @@ def test_all_runs_of_a_plan_keep_the_budget(accountant):
     assert plan.recommended in plan.runs
     assert plan.recommended.batch_size == 2048 and plan.recommended.verdict == "good"
     for run in plan.runs:
+        assert run.batch_size <= 2048
         assert 2.98 <= run.epsilon(accountant) <= 3.0
     assert len({run.steps for run in plan.runs}) == 3
     assert plan.simulation == plan.recommended.at_batch_size(32)

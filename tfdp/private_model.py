@@ -50,8 +50,8 @@ def make_private(
             training, inside the compiled step. It must leave each example by itself. Defaults to
             ``None``.
         augmentation_multiplicity: Augmented views K of each example: the gradient of their mean
-            loss is clipped, for the privacy of one view and the compute of K (De et al. 2022,
-            section 4). Defaults to 1.
+            loss is clipped, for the privacy of one view and the compute of K (De et al.
+            2022). Defaults to 1.
 
     Returns:
         A `PrivateModel`.

@@ -8,7 +8,7 @@ data.
 
 References:
     Sander, Stock, Sablayrolles 2023, "TAN Without a Burn: Scaling Laws of DP-SGD",
-    arXiv:2210.03403, sections 4.1 and 5.2.
+    arXiv:2210.03403; section 5.2 on what a search costs.
 """
 
 from __future__ import annotations

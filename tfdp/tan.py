@@ -6,7 +6,7 @@ small batch and equally smaller noise trains alike at a fraction of the compute.
 
 References:
     Sander, Stock, Sablayrolles 2023, "TAN Without a Burn: Scaling Laws of DP-SGD",
-    arXiv:2210.03403. Section and equation numbers below are of this paper.
+    arXiv:2210.03403.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def eta(noise_multiplier: float, sampling_probability: float, steps: int) -> flo
         steps: Number of optimizer steps, 0 or above.
 
     Returns:
-        ``q * sqrt(steps / 2) / noise_multiplier`` (equation 3); infinite without noise.
+        ``q * sqrt(steps / 2) / noise_multiplier``; infinite without noise.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -159,7 +159,7 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """Where the noise stands to the privacy wall (section 3.2), and what to do."""
+        """Where the noise stands to the privacy wall, and what to do."""
         low, high = SWEET_SPOT
         if self.noise_multiplier < WALL:
             return "behind the privacy wall: epsilon says nothing; only for simulation"
@@ -170,7 +170,7 @@ class Run:
         return "more compute than needed: halve batch and noise for the same epsilon, nearly"
 
     def at_batch_size(self, batch_size: int) -> Run:
-        """The run that simulates this one (section 4.1): noise per example, steps and rate kept.
+        """The run that simulates this one: noise per example, steps and rate kept.
 
         At a smaller batch size it is *not private*, and only for finding hyper-parameters.
 
@@ -314,10 +314,11 @@ def plan(
 
     The steps are those that the largest batch allows at a noise multiplier of 2.5, and 4 and 16
     times as many with half and a quarter of the batch. At each number of steps the batch is the
-    largest that stays within the budget with each of the noise multipliers.
+    largest that stays within the budget with each of the noise multipliers; runs whose batch would
+    exceed ``max_batch_size`` are left out.
 
-    Recommended is a run with noise in [2, 4] (section 3.2) and the fewest steps, which has the
-    least compute: 2.5 if the compute budget allows, else 2.
+    Recommended is the largest batch, which needs the fewest steps and so the least compute at its
+    noise: 2.5 if the compute budget allows, else 2, both in the range where noise is well spent.
 
     Args:
         target_epsilon: Budget, positive.
@@ -389,7 +390,7 @@ def plan(
                 batch = accounting.batch_size(
                     target, sigma, factor * fewest, size, delta, accountant
                 )
-            if batch >= 1:
+            if 1 <= batch <= largest:
                 runs.append(Run(size, batch, sigma, factor * fewest, rate / factor, delta))
     if simulate_at is None:
         simulate_at = max(1, largest // 64)
@@ -420,8 +421,8 @@ def _summary(run: Run) -> dict[str, Any]:
 
 
 def _draw_wall(axes, run: Run) -> None:
-    """Epsilon against noise at the eta and the steps of a run (figure 2)."""
-    sigmas = [s for s in (0.4, 0.5, 0.6, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)]
+    """Epsilon against noise at the eta and the steps of a run (figure 2 of the paper)."""
+    sigmas = (0.4, 0.5, 0.6, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
     rates = {s: run.sampling_probability * s / run.noise_multiplier for s in sigmas}
     sigmas = [s for s in sigmas if rates[s] <= 1]
     for accountant, color in (("rdp", "C0"), ("pld", "C1")):

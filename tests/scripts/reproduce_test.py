@@ -1,5 +1,6 @@
 """Tests of `reproduce.py`: what it trains, what it keeps, what it says."""
 
+import dataclasses
 import json
 import statistics
 import types
@@ -62,7 +63,9 @@ def reproduced(*arguments):
     reproduce.reproduce(values)
 
 
-def test_rows_are_trained_once_with_every_seed_and_compared(commands, tmp_path, capsys):
+def test_rows_are_trained_once_with_every_seed_and_compared(
+    commands, tmp_path, capsys, monkeypatch
+):
     arguments = ("--experiment=test", "--seeds=2", f"--output_dir={tmp_path}")
     reproduced(*arguments)
     assert len(commands) == 4
@@ -97,10 +100,17 @@ def test_rows_are_trained_once_with_every_seed_and_compared(commands, tmp_path, 
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert table in capsys.readouterr().out
 
-    reproduced(*arguments)
-    assert len(commands) == 4
+    files = sorted(tmp_path.glob("digits/*/*/model.keras"))
+    before = [file.stat().st_mtime_ns for file in files]
     reproduced(*arguments[:1], "--seeds=3", "--rows=plain", *arguments[2:])
-    assert len(commands) == 5
+    assert len(commands) == 7
+    assert [file.stat().st_mtime_ns for file in files] == before
+    # What is there of other settings is not taken for these.
+    row = dataclasses.replace(ROWS["Digits"][0], flags={**DIGITS, "learning_rate": 0.5})
+    changed = experiments.Experiment("Which is better?", {"Digits": (row,)}, {})
+    monkeypatch.setitem(experiments.EXPERIMENTS, "test", changed)
+    with pytest.raises(SystemExit, match="1 of 1 trainings failed"):
+        reproduced(*arguments[:1], "--seeds=1", *arguments[2:])
 
 
 def test_a_training_that_fails_does_not_hide_the_others(commands, tmp_path, monkeypatch):

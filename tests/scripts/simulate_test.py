@@ -31,6 +31,12 @@ def test_what_a_search_finds_is_trained_privately(tmp_path, capsys):
     assert (record["train_examples"], record["test_examples"]) == (1137, 300)
     assert (trial / "privacy_statement.txt").read_text().startswith("NOT PRIVATE: simulated")
 
+    with pytest.raises(UsageError, match="with other flags.*output_dir="):
+        simulated(
+            *("--dataset=digits", "--batch_size=128", "--simulate_at=32"),
+            *("--search=learning_rate=1", f"--output_dir={tmp_path / 'search'}"),
+        )
+
     values = flags.FlagValues()
     train_settings.declare_flags(values)
     values(

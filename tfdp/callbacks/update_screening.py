@@ -197,13 +197,12 @@ class UpdateScreening(CallbackOfPrivateModel):
             self.rule.state[name].assign(value)
 
     def _show(self, logs: dict | None) -> None:
-        trials, kept, rejections = (
-            int(self.rule.state[name].numpy()) for name in ("trials", "kept", "rejections_in_a_row")
-        )
-        if logs is not None and trials:
+        saved = self.model.callback_state.get(_STATE)
+        if logs is not None and saved is not None and saved["state"]["trials"]:
+            state = saved["state"]
             logs.update(
-                trials=trials,
-                acceptance_rate=kept / trials,
-                rejections_in_a_row=rejections,
+                trials=state["trials"],
+                acceptance_rate=state["kept"] / state["trials"],
+                rejections_in_a_row=state["rejections_in_a_row"],
                 **self.rule.logs(),
             )

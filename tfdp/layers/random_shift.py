@@ -29,7 +29,8 @@ class RandomShift(keras.layers.Layer):
         ValueError: If it is negative.
 
     References:
-        Sander, Stock, Sablayrolles 2023, "TAN Without a Burn", arXiv:2210.03403, appendix.
+        Sander, Stock, Sablayrolles 2023, "TAN Without a Burn", arXiv:2210.03403: as their code for
+        CIFAR-10 augments.
     """
 
     def __init__(self, padding: int = 4, seed: int | None = None, **kwargs):

@@ -20,7 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfdp import clipping, sampling
-from tfdp.clipping.rules.standardized_convolution import StandardizedConvolutionRule
+from tfdp.clipping.rules.standardized_convolution import (
+    StandardizedConvolutionRule,
+    StandardizedFilters,
+)
 from tfdp.layers import WeightStandardizedConv2D
 
 
@@ -91,6 +94,15 @@ def test_filters_of_few_weights_are_instantiated(channels):
     assert ("gram" in methods[0]) == (channels >= 16)
 
 
+def in_float64(model):
+    wide = keras.models.clone_model(
+        model,
+        clone_function=lambda old: type(old).from_config({**old.get_config(), "dtype": "float64"}),
+    )
+    wide.set_weights(model.get_weights())
+    return wide
+
+
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_norms_of_images_that_are_almost_constant(padding):
     """What all inputs have in common is most of the gradient, and no part of it counts."""
@@ -99,17 +111,38 @@ def test_norms_of_images_that_are_almost_constant(padding):
     rng = np.random.default_rng(0)
     x = 100 + rng.normal(size=(4, 4, 4, 30)).astype("float32")
     y = rng.normal(size=(4, *model.output_shape[1:])).astype("float32")
-    linear = lambda y, p, w: tf.reduce_sum(tf.cast(p, y.dtype) * y, [1, 2, 3])  # noqa: E731
+
+    def linear(y, p, w):
+        return tf.reduce_sum(tf.cast(p, y.dtype) * y, [1, 2, 3])
+
     engine = engine_for(model)
     norms = engine(tf.constant(x), tf.constant(y), None, linear).norms
     assert engine.reports[0].method == "gram, projected"
-    wide = keras.models.clone_model(
-        model,
-        clone_function=lambda old: type(old).from_config({**old.get_config(), "dtype": "float64"}),
-    )
-    wide.set_weights(model.get_weights())
+    wide = in_float64(model)
     per_example = reference.gradients(wide, linear, x.astype("float64"), y.astype("float64"))
     np.testing.assert_allclose(norms, reference.norms(per_example), rtol=1e-5)
+
+
+def test_an_image_that_looks_like_a_filter_cannot_hide_its_norm():
+    """Nearly all of its gradient is projected out: rounding must not make the rest seem shorter."""
+    layer = WeightStandardizedConv2D(60, 3, use_gain=False, use_bias=False)
+    model = keras.Sequential([keras.Input((3, 3, 30)), layer])
+    rng = np.random.default_rng(0)
+    filters = StandardizedFilters.of(layer, tf.float64)
+    x = 1000 * np.stack([filters.unit[..., 0]] * 20) + 0.01 * rng.normal(size=(20, 3, 3, 30))
+    y = np.zeros((20, 1, 1, 60))
+    y[..., 0] = 1.0
+
+    def linear(y, p, w):
+        return tf.reduce_sum(tf.cast(p, y.dtype) * y, [1, 2, 3])
+
+    engine = engine_for(model)
+    x, y = x.astype("float32"), y.astype("float32")
+    norms = engine(tf.constant(x), tf.constant(y), None, linear).norms
+    assert engine.reports[0].method == "gram, projected"
+    wide = in_float64(model)
+    per_example = reference.gradients(wide, linear, x.astype("float64"), y.astype("float64"))
+    assert np.all(norms >= 0.999 * reference.norms(per_example))
 
 
 def test_gains_of_zero_hide_no_gradient():
