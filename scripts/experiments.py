@@ -15,12 +15,17 @@ class Row:
         label: What the table says.
         flags: Flags of `train.py`.
         published: The figure that it is compared with, in percent. Defaults to `None`.
+        x: Where it stands on the picture's horizontal axis. Defaults to `None`: the picture has a
+            line for each row.
+        series: Which of the picture's curves it belongs to.
     """
 
     name: str
     label: str
     flags: Flags
     published: str | None = None
+    x: float | None = None
+    series: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +36,13 @@ class Experiment:
         question: What it answers.
         rows: The rows by the title of their table.
         quick: Flags that make it a matter of seconds, to see that it works.
+        axis: What rows with an `x` are drawn over.
     """
 
     question: str
     rows: dict[str, tuple[Row, ...]]
     quick: Flags
+    axis: str = ""
 
 
 _TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -164,6 +171,79 @@ def _variant_rows(dataset: str) -> tuple[Row, ...]:
     )
 
 
+# Simulated training. The reference is a run of 8,192 examples a step, with the noise that epsilon 3
+# at delta 1e-5 asks for; beside it runs of fewer examples and of as many steps at the same rate,
+# with noise in proportion.
+_REFERENCE = {
+    "target_epsilon": 3.0,
+    "delta": 1e-5,
+    "batch_size": 8192,
+    "epochs": 8,
+    "l2_norm_clip": 0.1,
+    "model": "mnist_cnn",
+    "activation": "tanh",
+    "momentum": 0.9,
+}
+_LAW_RATES = {"fashion_mnist": 8, "cifar10_jpeg": 8}
+_LAW_TITLES = {"fashion_mnist": "Fashion-MNIST", "cifar10_jpeg": "CIFAR-10 (JPEG)"}
+_SMALL = {
+    "dataset": "digits",
+    "model": "digits_mlp",
+    "batch_size": 512,
+    "delta": 1e-4,
+    "epochs": 2,
+    "augmentation": "none",
+    "augmentation_multiplicity": 1,
+}
+
+
+def _law_rows(dataset: str) -> tuple[Row, ...]:
+    """The reference and its simulations."""
+    batch = _REFERENCE["batch_size"]
+    flags = {"dataset": dataset, **_REFERENCE, "learning_rate": _LAW_RATES[dataset]}
+    rows = [
+        Row(
+            f"at_{batch // part}",
+            f"1/{part} of the batch",
+            {**flags, "simulate_at": batch // part},
+            x=batch // part,
+        )
+        for part in (64, 16, 4)
+    ]
+    return (*rows, Row("private", "the private run", flags, x=batch))
+
+
+def _tuning_grid(part: int) -> tuple[Row, ...]:
+    """Learning rates and augmentation multiplicities, simulated at a part of the batch."""
+    size = _REFERENCE["batch_size"] // part
+    # All multiplicities at 1/64; at 1/4 those of the rate that is the best there.
+    grid = [(rate, 1) for rate in (2, 4, 8, 16)]
+    grid += [(rate, views) for views in (2, 4) for rate in ((2, 4, 8, 16) if part == 64 else (8,))]
+    return tuple(
+        Row(
+            f"rate_{rate}_views_{views}_at_{size}",
+            f"rate {rate}, K = {views}",
+            {
+                "dataset": "fashion_mnist",
+                **_REFERENCE,
+                "simulate_at": size,
+                "validation_examples": 5000,
+                "learning_rate": rate,
+                **_views(views),
+            },
+            x=rate,
+            series=f"K = {views}",
+        )
+        for rate, views in grid
+    )
+
+
+def _views(count: int) -> Flags:
+    if count == 1:
+        return {"augmentation": "none"}
+    return {"augmentation": "shift_flip", "augmentation_multiplicity": count}
+
+
 EXPERIMENTS = {
     "screening": Experiment(
         "Does update screening help at an equal true budget, and what does the accounting of the "
@@ -180,5 +260,19 @@ EXPERIMENTS = {
         "Which settings suit each way of screening, found with as many runs for each?",
         {"MNIST": _tuning_rows("mnist")},
         _QUICK,
+    ),
+    "tan_law": Experiment(
+        "Does a simulated run, of a part of the batch and of the noise, predict the accuracy of "
+        "the private one?",
+        {title: _law_rows(dataset) for dataset, title in _LAW_TITLES.items()},
+        {**_SMALL, "simulate_at": 64},
+        axis="expected batch size; noise in proportion, the rightmost run is private",
+    ),
+    "tan_tuning": Experiment(
+        "Are the best learning rate and multiplicity of small simulated runs the best of larger "
+        "ones?",
+        {f"Fashion-MNIST, 1/{part} of the batch": _tuning_grid(part) for part in (64, 4)},
+        {**_SMALL, "validation_examples": 100, "simulate_at": 64},
+        axis="learning rate",
     ),
 }

@@ -95,20 +95,23 @@ def train(row: Row, seed: int, folder: pathlib.Path, quick: dict[str, Any], thre
 def result_of(row: Row, records: list[Record]) -> Record:
     """Mean and spread over the seeds of a row."""
     accuracies = [100 * record["test_accuracy"] for record in records]
-    spent = [true_epsilon(record) for record in records]
+    simulated = records[0]["settings"]["simulate_at"] is not None
     return {
         "name": row.name,
         "label": row.label,
         "published": row.published,
+        "x": row.x,
+        "series": row.series,
         "accuracies": accuracies,
         "mean": statistics.mean(accuracies),
         "stddev": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        "epsilon": statistics.mean(spent),
+        "epsilon": None if simulated else statistics.mean(map(true_epsilon, records)),
         "guaranteed": all(record["epsilon"]["rdp"] is not None for record in records),
         "steps": statistics.mean(trials(record) for record in records),
         "kept": statistics.mean(
             record["history"].get("acceptance_rate", [1.0])[-1] for record in records
         ),
+        "examples": statistics.mean(examples(record) for record in records),
         "seconds": sum(record["seconds"] for record in records),
         "command": records[0]["command"],
     }
@@ -117,6 +120,12 @@ def result_of(row: Row, records: list[Record]) -> Record:
 def trials(record: Record) -> int:
     """Updates that were worked out, whether kept or not."""
     return int(record["history"].get("trials", [record["steps"]])[-1])
+
+
+def examples(record: Record) -> int:
+    """Examples that were worked on, each view of one counted, as far as expected."""
+    views = record["settings"]["augmentation_multiplicity"]
+    return trials(record) * record["expected_batch_size"] * views
 
 
 def true_epsilon(record: Record) -> float:
@@ -138,27 +147,40 @@ def true_epsilon(record: Record) -> float:
 def table(experiment: Experiment, results: dict[str, list[Record]]) -> str:
     """The results in Markdown."""
     lines = [experiment.question, ""]
+    columns = (
+        *("", "test accuracy, %", "by seed", "published", "trials", "kept", "examples"),
+        "true epsilon",
+    )
     for title, found in results.items():
         lines += [
             f"**{title}**",
             "",
-            "| | test accuracy, % | by seed | published | trials | kept | true epsilon |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "| " + " | ".join(columns) + " |",
+            "| " + " | ".join(["---"] * len(columns)) + " |",
         ]
         for r in found:
             spread = "" if r["stddev"] is None else f" ± {r['stddev']:.2f}"
-            mark = "" if r["guaranteed"] else " (charged less)"
             by_seed = ", ".join(f"{a:.2f}" for a in r["accuracies"])
             lines.append(
                 f"| {r['label']} | {r['mean']:.2f}{spread} | {by_seed} | {r['published'] or ''} | "
-                f"{r['steps']:,.0f} | {100 * r['kept']:.0f} % | {r['epsilon']:.2f}{mark} |"
+                f"{r['steps']:,.0f} | {100 * r['kept']:.0f} % | {r['examples']:,.0f} | "
+                f"{spent(r)} |"
             )
         lines.append("")
     return "\n".join(lines)
 
 
-def draw(results: dict[str, list[Record]], path: str) -> None:
+def spent(result: Record) -> str:
+    """Epsilon, and what is wrong with it."""
+    if result["epsilon"] is None:
+        return "simulated: not private"
+    return f"{result['epsilon']:.2f}" + ("" if result["guaranteed"] else " (charged less)")
+
+
+def draw(experiment: Experiment, results: dict[str, list[Record]], path: str) -> None:
     """Accuracy by row: a dot a seed, a bar from one standard deviation below to one above."""
+    if all(r["x"] is not None for found in results.values() for r in found):
+        return _draw_curves(experiment.axis, results, path)
     rows = max(len(found) for found in results.values())
     figure = Figure(figsize=(6 * len(results), 1.2 + 0.45 * rows), layout="constrained")
     for axes, (title, found) in zip(
@@ -170,7 +192,7 @@ def draw(results: dict[str, list[Record]], path: str) -> None:
                 r["mean"], place, xerr=r["stddev"] or 0, color=color, capsize=4, marker="|", ms=14
             )
             axes.plot(r["accuracies"], [place] * len(r["accuracies"]), "o", color=color, alpha=0.5)
-        labels = [f"{r['label']}\ntrue ε {r['epsilon']:.1f}" for r in found]
+        labels = [f"{r['label']}\ntrue ε {spent(r).split(' (')[0]}" for r in found]
         axes.set_yticks(range(len(found)), labels, fontsize=8)
         axes.invert_yaxis()
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -178,6 +200,36 @@ def draw(results: dict[str, list[Record]], path: str) -> None:
         axes.set_xlabel("test accuracy, %\nred: more was spent than was charged")
         axes.set_title(title)
         axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_curves(axis: str, results: dict[str, list[Record]], path: str) -> None:
+    """Accuracy over a setting of the rows: a dot a seed, a curve through the means."""
+    figure = Figure(figsize=(6 * len(results), 4), layout="constrained")
+    for axes, (title, found) in zip(
+        figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True
+    ):
+        for number, series in enumerate(dict.fromkeys(r["series"] for r in found)):
+            curve = sorted((r for r in found if r["series"] == series), key=lambda r: r["x"])
+            x, color = [r["x"] for r in curve], f"C{number}"
+            axes.errorbar(
+                x,
+                [r["mean"] for r in curve],
+                [r["stddev"] or 0 for r in curve],
+                color=color,
+                capsize=4,
+                label=series or None,
+            )
+            for r in curve:
+                axes.plot([r["x"]] * len(r["accuracies"]), r["accuracies"], "o", c=color, alpha=0.5)
+        ticks = sorted({r["x"] for r in found})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set(xlabel=axis, ylabel="accuracy, %", title=title)
+        axes.grid(alpha=0.3)
+        if found[0]["series"]:
+            axes.legend()
     figure.savefig(path, dpi=150)
 
 
@@ -198,7 +250,7 @@ def write(experiment: Experiment, folder: pathlib.Path, seeds: int) -> str | Non
         with whole_files.replacing(str(folder / name)) as path:
             pathlib.Path(path).write_text(content)
     with whole_files.replacing(str(folder / "accuracy.png")) as path:
-        draw(results, path)
+        draw(experiment, results, path)
     return text
 
 

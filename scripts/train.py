@@ -14,6 +14,8 @@ hyper-parameters can be found at a fraction of the compute. Such a run is not pr
 called so, and its statement refuses an epsilon. `simulate.py` searches with such runs, and
 `--from_simulation` trains what it found at the full batch size, privately.
 
+`--dry_run` trains nothing: it prints the steps, epsilon, memory and time that the run would take.
+
 `--screening` keeps or undoes each update, by the loss on images that are declared public or by a
 noisy score of private ones; what that costs is charged (`train_screening.py`).
 
@@ -31,6 +33,7 @@ from absl import flags
 import tfdp
 from tfdp.scripts import (
     command_line,
+    dry_run,
     image_datasets,
     train_checkpoint,
     train_report,
@@ -48,14 +51,16 @@ def main() -> None:
     command_line.run(__doc__, train_settings.declare_flags, train)
 
 
-def train(values: flags.FlagValues) -> train_report.Report:
-    """Trains as the flags say and writes the results.
+def train(values: flags.FlagValues) -> train_report.Report | dry_run.Estimate:
+    """Trains as the flags say and writes the results; or estimates what that needs.
 
     Raises:
         command_line.UsageError: Before training, if something cannot be done.
     """
     train_settings.take_from_simulation(values)
     train_settings.check_flags(values)
+    if values.dry_run:
+        return _estimate(values)
     folder = train_settings.output_dir(values)
     train_settings.prepare_output_dir(folder)
     with train_checkpoint.alone_in(folder):
@@ -64,20 +69,9 @@ def train(values: flags.FlagValues) -> train_report.Report:
 
 def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
     """What is left when the flags are checked and the folder is there, for this process alone."""
-    data = image_datasets.load(values.dataset, data_dir=values.data_dir, download=values.download)
-    data = train_settings.hold_out(values, data)
-    data, public = train_screening.set_public_apart(train_screening.settle(values), data)
+    data, public = _load(values)
     settings = train_settings.settle(values, data)
-    batches = tfdp.sampling.PoissonDataset(
-        data.x_train, data.y_train, expected_batch_size=settings.batch_size
-    )
-    noise_multiplier = settings.noise_multiplier
-    if noise_multiplier is None:
-        noise_multiplier = _calibrated(settings, batches)
-    elif settings.target_epsilon is not None:
-        _check_that_a_step_fits(settings, batches)
-    if settings.simulate_at is not None:
-        batches, noise_multiplier = _simulated(settings, data, len(batches), noise_multiplier)
+    batches, noise_multiplier = _plan(settings, data)
     run = Run(train_settings.to_repeat(settings, data, noise_multiplier))
     if values.resume and (finished := _finished(run, folder)):
         return finished
@@ -111,6 +105,47 @@ def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
     train_checkpoint.remove(folder)
     print(train_report.summary(report, folder))
     return report
+
+
+def _estimate(values: flags.FlagValues) -> dry_run.Estimate:
+    data, _ = _load(values)
+    settings = train_settings.settle(values, data)
+    batches, noise_multiplier = _plan(settings, data)
+    private = _compile(_build(settings, data), settings, data, noise_multiplier)
+    estimate = dry_run.estimate(private, settings, data, batches, noise_multiplier)
+    print(estimate)
+    return estimate
+
+
+def _load(
+    values: flags.FlagValues,
+) -> tuple[image_datasets.ImageData, tfdp.sampling.PublicData | None]:
+    """The data to train and evaluate on, and those that are declared public."""
+    data = image_datasets.load(
+        values.dataset,
+        data_dir=values.data_dir,
+        download=values.download,
+        random_access=train_settings.random_access(values),
+        image_size=train_settings.image_size(values),
+    )
+    data = train_settings.hold_out(values, data)
+    return train_screening.set_public_apart(train_screening.settle(values), data)
+
+
+def _plan(
+    settings: Settings, data: image_datasets.ImageData
+) -> tuple[tfdp.sampling.PoissonDataset, float]:
+    """How the run samples its batches, and the noise multiplier."""
+    batches = data.train.poisson(settings.batch_size)
+    noise_multiplier = settings.noise_multiplier
+    if noise_multiplier is None:
+        noise_multiplier = _calibrated(settings, batches)
+    elif settings.target_epsilon is not None:
+        _check_that_a_step_fits(settings, batches)
+    if settings.simulate_at is not None:  # Smaller batches, as many of them, noise in proportion.
+        noise_multiplier *= settings.simulate_at / settings.batch_size
+        batches = data.train.poisson(settings.simulate_at, steps_per_epoch=len(batches))
+    return batches, noise_multiplier
 
 
 def _finished(run: Run, folder: str) -> train_report.Report | None:
@@ -164,7 +199,7 @@ def _fit(
             epochs=settings.epochs,
             initial_epoch=len(run.epochs),
             verbose=settings.verbose,
-            validation_data=(data.x_test, data.y_test),
+            validation_data=data.test.batches(),
             callbacks=[
                 *screening,
                 tfdp.callbacks.PrivacyBudget(
@@ -197,19 +232,6 @@ def _calibrated(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> fl
         )
     except ValueError as error:
         raise command_line.UsageError(f"No noise reaches the budget: {error}") from error
-
-
-def _simulated(
-    settings: Settings, data: image_datasets.ImageData, steps_per_epoch: int, noise: float
-) -> tuple[tfdp.sampling.PoissonDataset, float]:
-    """Smaller batches, as many of them, and noise in proportion."""
-    small = tfdp.sampling.PoissonDataset(
-        data.x_train,
-        data.y_train,
-        expected_batch_size=settings.simulate_at,
-        steps_per_epoch=steps_per_epoch,
-    )
-    return small, noise * settings.simulate_at / settings.batch_size
 
 
 def _check_that_a_step_fits(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> None:

@@ -81,12 +81,12 @@ def make(
     """
     released = keras.saving.load_model(model_file)
     released.compile(loss=private.loss, metrics=["accuracy"])
-    test_loss, test_accuracy = released.evaluate(data.x_test, data.y_test, verbose=0)
+    test_loss, test_accuracy = released.evaluate(data.test.batches(), verbose=0)
     steps_per_second = statistics.median_high(run.column("steps_per_second"))
     return Report(
         dataset=data.name,
-        train_examples=len(data.x_train),
-        test_examples=len(data.x_test),
+        train_examples=len(data.train),
+        test_examples=len(data.test),
         model=settings.model,
         parameters=released.count_params(),
         activation=train_settings.activation_text(settings.activation),

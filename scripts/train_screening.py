@@ -8,6 +8,7 @@ from absl import flags
 import tfdp
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.image_datasets import ImageData
+from tfdp.scripts.images import Images
 
 RULES = ("none", "annealing", "noisy_threshold")
 _OF_RULE = {
@@ -150,8 +151,8 @@ def settle(values: flags.FlagValues) -> Screening | None:
     return screening
 
 
-def split_off(flag: str, count: int, data: ImageData) -> tuple[ImageData, tuple]:
-    """The data without the last training images, and these and their labels.
+def split_off(flag: str, count: int, data: ImageData) -> tuple[ImageData, Images]:
+    """The data without the last training images, and these.
 
     Args:
         flag: The flag that asks for it.
@@ -161,14 +162,14 @@ def split_off(flag: str, count: int, data: ImageData) -> tuple[ImageData, tuple]
     Raises:
         UsageError: If no image would be left to train on.
     """
-    kept = len(data.x_train) - count
+    kept = len(data.train) - count
     if kept < 1:
         raise UsageError(
-            f"--{flag} must be below {len(data.x_train)}, the number of training images. "
+            f"--{flag} must be below {len(data.train)}, the number of training images. "
             f"Received: {flag}={count}"
         )
-    last = data.x_train[kept:], data.y_train[kept:]
-    return dataclasses.replace(data, x_train=data.x_train[:kept], y_train=data.y_train[:kept]), last
+    train, last = data.train.split(kept)
+    return dataclasses.replace(data, train=train), last
 
 
 def set_public_apart(
@@ -182,7 +183,7 @@ def set_public_apart(
     if screening is None or screening.public_examples is None:
         return data, None
     private, last = split_off("public_examples", screening.public_examples, data)
-    return private, tfdp.sampling.public(*last)
+    return private, tfdp.sampling.public(*last.arrays())
 
 
 def callback(
@@ -190,8 +191,8 @@ def callback(
 ) -> tfdp.callbacks.UpdateScreening:
     """The callback that screens updates."""
     return tfdp.callbacks.UpdateScreening(
-        _rule(screening, len(data.x_train)),
-        (data.x_train, data.y_train) if public is None else public,
+        _rule(screening, len(data.train)),
+        data.train.arrays() if public is None else public,
         charge=screening.charge,
         restore_optimizer=screening.restore_optimizer,
     )

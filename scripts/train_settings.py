@@ -13,6 +13,7 @@ import tfdp
 from tfdp.scripts import image_datasets, train_screening
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.presets import (
+    ACTIVATIONS,
     AUGMENTATIONS,
     MODELS,
     OPTIMIZERS,
@@ -47,6 +48,19 @@ def declare_flags(values: flags.FlagValues) -> None:
         f"{image_datasets.DATA_DIR_VARIABLE}, and without it to TFDS's own default.",
     )
     define(flags.DEFINE_bool, "download", False, "Fetch and prepare the data set if missing.")
+    define(
+        flags.DEFINE_bool,
+        "random_access",
+        None,
+        "Read images from files when they are needed, for sets that do not fit into memory. Needs "
+        f"files with random access, as ArrayRecord. {_DEFAULT}",
+    )
+    define(
+        whole,
+        "image_size",
+        None,
+        "With --random_access: scale the images, and cut out a square of this size. " + _DEFAULT,
+    )
     define(
         flags.DEFINE_enum,
         "preset",
@@ -88,7 +102,8 @@ def declare_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_enum,
         "augmentation",
         None,
-        "Of training images: windows of the padded image, and mirrored ones. " + _DEFAULT,
+        "Of training images: windows of the padded image, mirrored ones, other colours. "
+        + _DEFAULT,
         list(AUGMENTATIONS),
     )
     define(
@@ -152,6 +167,12 @@ def declare_flags(values: flags.FlagValues) -> None:
         "Go on with the unfinished run in --output_dir, after its last completed epoch.",
     )
     define(
+        flags.DEFINE_bool,
+        "dry_run",
+        False,
+        "Train and write nothing: say what the run would spend and cost, by a short measurement.",
+    )
+    define(
         flags.DEFINE_enum,
         "verbose",
         "2",
@@ -184,6 +205,8 @@ class Settings:
         seed: The seed of the initial weights, or `None`.
         simulate_at: The batch size at which the run is simulated; `None`: it is private.
         screening: How updates are screened; `None`: they are not.
+        random_access: Whether images are read from files when they are needed.
+        image_size: The size that images are brought to; `None`: they stay as they are.
         output_dir: The folder for the results.
         verbose: How `fit` reports progress.
     """
@@ -207,12 +230,14 @@ class Settings:
     seed: int | None
     simulate_at: int | None
     screening: train_screening.Screening | None
+    random_access: bool
+    image_size: int | None
     output_dir: str
     verbose: int
 
 
 # What may differ when a run goes on: it changes cost or what is shown, not the result.
-_FREE = ("physical_batch_size", "output_dir", "verbose")
+_FREE = ("physical_batch_size", "random_access", "output_dir", "verbose")
 
 
 def take_from_simulation(values: flags.FlagValues) -> None:
@@ -247,10 +272,8 @@ def hold_out(values: flags.FlagValues, data: image_datasets.ImageData) -> image_
     """
     if not values.validation_examples:
         return data
-    rest, (x, y) = train_screening.split_off(
-        "validation_examples", values.validation_examples, data
-    )
-    return dataclasses.replace(rest, x_test=x, y_test=y)
+    rest, last = train_screening.split_off("validation_examples", values.validation_examples, data)
+    return dataclasses.replace(rest, test=last)
 
 
 def check_flags(values: flags.FlagValues) -> None:
@@ -261,7 +284,7 @@ def check_flags(values: flags.FlagValues) -> None:
     """
     for name in ("target_epsilon", "learning_rate", "l2_norm_clip"):
         _require(values, name, "positive and finite", lambda value: 0 < value < float("inf"))
-    counts = ("batch_size", "epochs", "physical_batch_size", "simulate_at")
+    counts = ("batch_size", "epochs", "physical_batch_size", "simulate_at", "image_size")
     for name in (*counts, "augmentation_multiplicity"):
         _require(values, name, "at least 1", lambda value: value >= 1)
     _require(values, "validation_examples", "at least 0", lambda value: value >= 0)
@@ -276,11 +299,33 @@ def check_flags(values: flags.FlagValues) -> None:
         )
     if values.activation is not None:
         parse_activation(values.activation)
-    if train_screening.settle(values) is not None and values.simulate_at is not None:
+    screening = train_screening.settle(values)
+    if screening is not None and values.simulate_at is not None:
         raise UsageError(
             "--screening cannot be simulated: its scores depend on the batch. "
             f"Received: simulate_at={values.simulate_at}"
         )
+    if screening is not None and screening.rule == "noisy_threshold" and random_access(values):
+        raise UsageError(
+            "--screening=noisy_threshold scores training images in memory. "
+            "Received: random_access=True"
+        )
+
+
+def random_access(values: flags.FlagValues) -> bool:
+    """Whether images are read from files when they are needed."""
+    return bool(_of_recipe(values, "random_access"))
+
+
+def image_size(values: flags.FlagValues) -> int | None:
+    """The height and width that images are brought to; `None`: they stay as they are."""
+    return _of_recipe(values, "image_size") if random_access(values) else values.image_size
+
+
+def _of_recipe(values: flags.FlagValues, name: str):
+    """What a flag says, or the preset that another flag names: for what the data depend on."""
+    value = getattr(values, name)
+    return getattr(RECIPES.get(values.preset), name, None) if value is None else value
 
 
 def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings:
@@ -297,7 +342,7 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         value = getattr(values, name)
         return getattr(preset, name) if value is None else value
 
-    examples = len(data.x_train)
+    examples = len(data.train)
     delta, batch_size = given("delta"), given("batch_size")
     if delta > 1 / examples:
         raise UsageError(
@@ -320,8 +365,10 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
             f"augmentation_multiplicity={given('augmentation_multiplicity')}"
         )
     model, activation = given("model"), given("activation")
-    if model == "wide_resnet" and activation != "relu":
-        raise UsageError(f"--model=wide_resnet needs relu. Received: activation={activation}")
+    if activation != ACTIVATIONS.get(model, activation):
+        raise UsageError(
+            f"--model={model} needs {ACTIVATIONS[model]}. Received: activation={activation}"
+        )
     optimizer = given("optimizer")
     return Settings(
         model=model,
@@ -345,6 +392,8 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         seed=values.seed,
         simulate_at=values.simulate_at,
         screening=train_screening.settle(values),
+        random_access=random_access(values),
+        image_size=image_size(values),
         output_dir=output_dir(values),
         verbose=int(values.verbose),
     )
@@ -371,7 +420,7 @@ def to_repeat(
     # Last, because it may follow from others: these are named first where they differ.
     del values["noise_multiplier"]
     return {
-        "dataset": f"{data.name} ({len(data.x_train)} training examples)",
+        "dataset": f"{data.name} ({len(data.train)} training examples)",
         **values,
         "noise_multiplier": noise_multiplier,
     }

@@ -620,6 +620,12 @@ CASES: dict[str, Case] = {
         tfdp.layers.PositionEmbedding, bad={"initializer": ACTIVATION}, free=("kwargs",)
     ),
     "tfdp.layers.SkipInit": a(tfdp.layers.SkipInit, bad={"initial_value": REAL}, free=("kwargs",)),
+    "tfdp.layers.RandomApply": a(
+        tfdp.layers.RandomApply,
+        {"layer": keras.layers.RandomFlip()},
+        bad={"layer": (None, "flip", lambda x: x), "rate": PROBABILITY},
+        free=("seed", "kwargs"),
+    ),
     "tfdp.layers.RandomShift": a(
         tfdp.layers.RandomShift, bad={"padding": NATURAL}, free=("seed", "kwargs")
     ),

@@ -13,6 +13,7 @@ from absl import flags
 
 import tfdp
 from tfdp.scripts import image_datasets, train, train_checkpoint, train_settings, whole_files
+from tfdp.scripts.images import ArrayImages
 
 STEPS_PER_EPOCH = 3
 
@@ -21,7 +22,8 @@ def tiny_data(*_, **__) -> image_datasets.ImageData:
     """Random images in place of digits, so that an epoch takes milliseconds."""
     numbers = np.random.default_rng(0)
     x, y = numbers.random((48, 8, 8, 1), "float32"), numbers.integers(0, 10, 48)
-    return image_datasets.ImageData("digits", x, y, x[:8], y[:8], num_classes=10)
+    images = ArrayImages(x, y)
+    return image_datasets.ImageData("digits", images, images.split(8)[0], num_classes=10)
 
 
 def train_with(*arguments: str):

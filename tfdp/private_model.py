@@ -38,8 +38,9 @@ def make_private(
     Args:
         model: A functional, sequential or subclassed `keras.Model`. It need not be built.
         physical_batch_size: Examples held in memory at a time. It changes cost alone: a batch of
-            any size is summed from physical ones and noised once. Defaults to ``None``: 64 to 256
-            by what an example of the model holds, or fewer where 64 would need over 1 GiB.
+            any size is summed from physical ones and noised once. Defaults to ``None``: about 64 to
+            256 by what an example of the model holds, or fewer where 64 would need over 1 GiB, and
+            up to half as many again where that saves cutting a batch.
         clipping: ``"auto"`` takes the cheapest exact way for each layer; ``"vectorized"``
             differentiates the whole model example by example with `tf.vectorized_map`: for any
             model, slow. Defaults to ``"auto"``.
@@ -219,6 +220,11 @@ class PrivateModel(keras.Model):
     def mechanism(self) -> Mechanism:
         """One training step as the accounting sees it, as it is set up now."""
         return self._current_mechanism()
+
+    @property
+    def examples_in_memory(self) -> int:
+        """The size of a physical batch: what was given, or what the first step has chosen."""
+        return int(self._physical_size)
 
     def remaining_steps(self, target_epsilon: float, delta: float, accountant: str = "rdp") -> int:
         """How many more training steps, as they are set up now, stay within a privacy budget.
@@ -543,6 +549,7 @@ class PrivateModel(keras.Model):
             physical_step,
             [tf.zeros((*leading, *v.shape), v.dtype) for v in self.trainable_variables],
             read=read if batch.examples is None else None,
+            approximate=self.physical_batch_size is None,
             static=static,
         )
         if count is None:

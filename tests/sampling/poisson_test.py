@@ -98,6 +98,23 @@ def test_physical_batches_add_up_to_the_logical_batch(length):
     assert len(seen) == 1  # Traced once, whatever the length.
 
 
+@pytest.mark.parametrize(
+    ("length", "sizes"),
+    [(0, []), (1, [1]), (8, [8]), (11, [11]), (12, [6, 6]), (17, [8, 9]), (20, [6, 7, 7])],
+)
+def test_an_approximate_physical_batch_does_not_cut_what_is_a_little_larger(length, sizes):
+    lengths = []
+
+    def step(part):
+        lengths.append(len(part))
+        return [tf.reduce_sum(part)]
+
+    (total,) = sampling.sum_over_physical_batches(
+        tf.range(length), tf.constant(8), step, [tf.constant(0)], approximate=True
+    )
+    assert total == sum(range(length)) and lengths == sizes
+
+
 def test_samples_are_drawn_from_seeds_of_full_width(monkeypatch):
     seeds = []
     original = tf.random.stateless_uniform

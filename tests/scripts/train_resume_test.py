@@ -144,7 +144,7 @@ def test_other_data_and_other_calibration_are_refused(unfinished, monkeypatch):
         with pytest.raises(UsageError, match=r"has --noise_multiplier=.*: noise_multiplier=1\.25$"):
             train_with(*arguments)
     data = crashing_training.tiny_data()
-    data = dataclasses.replace(data, x_train=data.x_train[1:], y_train=data.y_train[1:])
+    data = dataclasses.replace(data, train=data.train.split(47)[0])
     monkeypatch.setattr(image_datasets, "load", lambda *_, **__: data)
     with pytest.raises(UsageError, match=r"digits \(48 training .*dataset=digits \(47 training"):
         train_with(*arguments)

@@ -9,6 +9,7 @@ from absl import flags
 import tfdp
 from tfdp.scripts import image_datasets, train, train_screening, train_settings
 from tfdp.scripts.command_line import UsageError
+from tfdp.scripts.images import ArrayImages
 
 
 def train_with(folder, *arguments):
@@ -87,7 +88,8 @@ def test_a_resumed_run_goes_on_with_the_rule(tmp_path, monkeypatch):
 
 
 def test_public_images_must_leave_some_to_train_on():
-    data = image_datasets.ImageData("tiny", *[np.zeros((5, 4, 4, 1)), np.zeros(5)] * 2, 10)
+    images = ArrayImages(np.zeros((5, 4, 4, 1)), np.zeros(5))
+    data = image_datasets.ImageData("tiny", images, images, 10)
     values = flags.FlagValues()
     train_settings.declare_flags(values)
     values(["train.py", "--screening=annealing", "--public_examples=5"])

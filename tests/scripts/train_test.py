@@ -15,6 +15,7 @@ from absl import flags
 import tfdp
 from tfdp.scripts import image_datasets, train, train_report, train_settings
 from tfdp.scripts.command_line import UsageError
+from tfdp.scripts.images import ArrayImages
 
 PROGRAM = pathlib.Path(train.__file__)
 
@@ -61,7 +62,7 @@ def test_digits_end_to_end(tmp_path):
     model = keras.saving.load_model(out / "model.keras")
     assert type(model) is keras.Sequential  # the plain model, nothing of privacy in it
     data = image_datasets.load("digits")
-    correct = np.argmax(model.predict(data.x_test, verbose=0), axis=1) == data.y_test
+    correct = np.argmax(model.predict(data.test.x, verbose=0), axis=1) == data.test.y
     assert np.mean(correct) == pytest.approx(record["test_accuracy"])
 
     assert "Privacy statement" in (out / "privacy_statement.txt").read_text()
@@ -131,7 +132,8 @@ def test_noise_instead_of_a_budget(tmp_path):
 def test_a_preset_trains_its_model(name, shape, model, tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     x, y = random.random((24, *shape), "float32"), random.integers(0, 10, 24)
-    data = image_datasets.ImageData(name, x, y, x[:8], y[:8], num_classes=10)
+    train_images, test_images = ArrayImages(x, y), ArrayImages(x[:8], y[:8])
+    data = image_datasets.ImageData(name, train_images, test_images, num_classes=10)
     monkeypatch.setattr(image_datasets, "load", lambda *_, **__: data)
     report = train_with(
         *(f"--dataset={name}", "--batch_size=12", "--epochs=1", "--verbose=0"),
