@@ -129,6 +129,7 @@ BAD_DRAWN = {
     "expected_batch_size": (*optional(COUNT), 7),
     "steps_per_epoch": optional(COUNT),
     "capacity": (*optional(COUNT), 1),
+    "num_examples": (*optional(COUNT), 1),
     "seed": optional(INTEGER),
 }
 
@@ -506,7 +507,7 @@ CASES: dict[str, Case] = {
     "tfdp.noise.GaussianNoise.add": a(
         tfdp.noise.GaussianNoise(1).add,
         {"tensors": [tf.zeros([2])], "stddev": 1.0},
-        {"stddev": NON_NEGATIVE},
+        {"stddev": NON_NEGATIVE, "replicas": COUNT},
         free=("tensors",),
     ),
     "tfdp.optimizers.VectorizedDPKerasSGDOptimizer": optimizer_case(
@@ -599,6 +600,17 @@ CASES: dict[str, Case] = {
             "evaluation_batch_size": COUNT,
             "restore_optimizer": (None, 1.0, "no"),
         },
+    ),
+    "tfdp.distribution.strategy": a(
+        tfdp.distribution.strategy,
+        {"name": "none"},
+        {"name": CHOICE, "devices": (["CPU:0"], "CPU:0", []), "tpu": ("local", "", 1)},
+    ),
+    "tfdp.callbacks.BackupAndRestore": a(
+        tfdp.callbacks.BackupAndRestore,
+        {"backup_dir": "somewhere"},
+        {"backup_dir": ("", None)},
+        free=("kwargs",),
     ),
     "tfdp.callbacks.PrivacyBudget": a(
         tfdp.callbacks.PrivacyBudget,
@@ -711,6 +723,8 @@ MADE_BY_THE_PACKAGE = {
     "tfdp.simulation.Search",
     "tfdp.simulation.Trial",
     "tfdp.tan.Plan",
+    "tfdp.sampling.PoissonDataset.as_shares",
+    "tfdp.sampling.PoissonDataset.scheme_of",
     "tfdp.sampling.PoissonDataset.steps_of_epoch",
     "tfdp.accounting.PrivacyStatement",
     "tfdp.accounting.Release",

@@ -12,6 +12,11 @@ def signed_64_bits() -> int:
     return secrets.randbits(64) - 2**63
 
 
+def fresh_seed() -> tuple[int, int]:
+    """A seed of 128 random bits, for TensorFlow's stateless functions."""
+    return signed_64_bits(), signed_64_bits()
+
+
 def fresh_generator() -> tf.random.Generator:
     """A Philox generator whose key and counter are random."""
     return tf.random.Generator.from_state([signed_64_bits() for _ in range(3)], alg="philox")

@@ -10,7 +10,7 @@ from typing import Any
 import dp_accounting
 import tensorflow as tf
 
-from tfdp import accounting
+from tfdp import _replicas, accounting
 from tfdp.accounting.statement import EMPTY_RELATION
 from tfdp.optimizers import DPOptimizerMixin
 from tfdp.sampling import Scheme
@@ -130,16 +130,19 @@ def _events(
     scheme: Scheme, noise_multiplier: float, microbatch_size: int
 ) -> tuple[dp_accounting.DpEvent, dp_accounting.DpEvent | None]:
     """What is charged, and what Poisson samples would have cost, where they are not the same."""
-    q, examples = scheme.sampling_probability, scheme.num_examples
+    q = scheme.sampling_probability
     poisson = accounting.dp_sgd_event(noise_multiplier, q, microbatch_size=microbatch_size)
     if scheme.kind == "poisson":
         return poisson, None
     if scheme.kind == "truncated_poisson":
-        event = accounting.truncated_dp_sgd_event(noise_multiplier, q, examples, scheme.capacity)
+        # An example changes the sample of its own share alone.
+        event = accounting.truncated_dp_sgd_event(
+            noise_multiplier, q, scheme.share_examples, scheme.share_capacity
+        )
         return event, None
     if scheme.kind == "without_replacement":
         event = accounting.fixed_size_dp_sgd_event(
-            noise_multiplier, scheme.expected_batch_size, examples
+            noise_multiplier, scheme.expected_batch_size, scheme.num_examples
         )
         return event, poisson
     # In a pass over shuffled data an example is in one batch: the pass is one release to it.
@@ -184,8 +187,7 @@ class Segment:
 
     def __init__(self, mechanism: Mechanism):
         self.mechanism = mechanism
-        with tf.init_scope():
-            self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.steps = _replicas.counter()
         self._pass_began = 0  # The step that the running pass over shuffled data began with.
         self._steps_of_pass = 0  # Those of it that had run when last looked.
         self._charged = 0  # Events of the passes since then.
@@ -195,7 +197,7 @@ class Segment:
         """Charges the steps that have run since the last time, and all of a pass that has begun."""
         steps_per_pass = self.mechanism.scheme.steps_per_pass
         with tf.init_scope():  # Also when a caller's own loop is being traced.
-            steps = int(self.steps.numpy())
+            steps = _replicas.value_of(self.steps)
         self._steps_of_pass = steps - self._forgiven - self._pass_began
         begun = -(-self._steps_of_pass // steps_per_pass) - self._charged
         if begun <= 0:

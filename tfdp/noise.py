@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
-from tfdp import _entropy, _validate
+from tfdp import _entropy, _replicas, _validate
 
 
 class GaussianNoise:
     """Independent Gaussian noise on a list of tensors.
 
-    The key and counter of the Philox generator come from the operating system. They are no part
-    of any checkpoint: a run that resumes draws noise that was never used before.
+    The key of the Philox streams comes from the operating system, new in every process. It is no
+    part of any checkpoint: a run that resumes draws noise that was never used before. Each call,
+    each replica and each tensor has a stream of its own.
 
     Args:
         seed: For tests only: a fixed seed makes the noise known, and a model trained with it is
@@ -20,27 +23,36 @@ class GaussianNoise:
 
     def __init__(self, seed: int | None = None):
         self.seed = None if seed is None else _validate.integer("seed", seed)
-        if seed is None:
-            self._generator = _entropy.fresh_generator()
-        else:
-            self._generator = tf.random.Generator.from_seed(self.seed, alg="philox")
+        self._key = _entropy.fresh_seed() if seed is None else (self.seed, 0)
+        self._calls = _replicas.counter()
 
-    def add(self, tensors: list[tf.Tensor], stddev: float) -> list[tf.Tensor]:
-        """Adds noise of standard deviation ``stddev`` to every number of every tensor.
+    def add(self, tensors: list[tf.Tensor], stddev: float, replicas: int = 1) -> list[tf.Tensor]:
+        """Adds noise to every number of every tensor.
 
         Args:
             tensors: Sums of clipped gradients.
             stddev: ``noise_multiplier * sensitivity``, not negative. Zero returns the tensors.
+            replicas: How many replicas each add noise to tensors that are summed later. The noise
+                on that sum has the standard deviation ``stddev``. Defaults to 1.
 
         Returns:
             Tensors of the same shapes and dtypes. Noise is drawn in float32 or wider.
         """
         stddev = _validate.non_negative("stddev", stddev)
-        if stddev == 0:
+        replicas = _validate.integer("replicas", replicas, minimum=1)
+        if stddev == 0 or not tensors:
             return list(tensors)
-        return [self._noisy(tensor, stddev) for tensor in tensors]
+        self._calls.assign_add(1)
+        seed = tf.constant(self._key, tf.int64)
+        for number in (self._calls.read_value(), _replicas.number_of_replica()):
+            seed = tf.random.experimental.stateless_fold_in(seed, number)
+        seeds = tf.random.stateless_uniform(
+            [len(tensors), 2], seed, minval=None, maxval=None, dtype=tf.int64
+        )
+        share = stddev / math.sqrt(replicas)
+        return [self._noisy(tensor, share, seeds[place]) for place, tensor in enumerate(tensors)]
 
-    def _noisy(self, tensor: tf.Tensor, stddev: float) -> tf.Tensor:
+    def _noisy(self, tensor: tf.Tensor, stddev: float, seed: tf.Tensor) -> tf.Tensor:
         dtype = tf.float64 if tensor.dtype == tf.float64 else tf.float32
-        noise = self._generator.normal(tf.shape(tensor), stddev=stddev, dtype=dtype)
+        noise = tf.random.stateless_normal(tf.shape(tensor), seed, stddev=stddev, dtype=dtype)
         return tf.cast(tf.cast(tensor, dtype) + noise, tensor.dtype)

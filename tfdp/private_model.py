@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdp import _validate, accounting, clipping, sampling
+from tfdp import _replicas, _validate, accounting, clipping, sampling
 from tfdp.mechanism import Mechanism, Releasing, Spending, mechanism_of
 from tfdp.model_checks import check_model, has_layer_graph
 from tfdp.noise import GaussianNoise
@@ -113,6 +113,13 @@ class PrivateModel(keras.Model):
         **kwargs,
     ):
         check_model(model)
+        if model.distribute_strategy is not tf.distribute.get_strategy():
+            raise ValueError(
+                "A model that was made under a strategy is made private under the same one's "
+                "scope(). Received: a model of "
+                f"{type(model.distribute_strategy).__name__}, under "
+                f"{type(tf.distribute.get_strategy()).__name__}"
+            )
         # The wrapped model casts its inputs by its own policy.
         super().__init__(name=name or f"private_{model.name}", autocast=False, **kwargs)
         if physical_batch_size is not None:
@@ -138,11 +145,9 @@ class PrivateModel(keras.Model):
         self._traced_for: tuple | None = None
         #: What callbacks go on with after a resume, by name: saved with the weights, as JSON.
         self.callback_state: dict[str, dict] = {}
-        self._nonfinite_examples = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._nonfinite_examples = _replicas.sum_over_replicas()
         # Not a constant, because what an example holds is known only when the step is traced.
-        self._physical_size = tf.Variable(
-            physical_batch_size or sampling.SMALLEST, dtype=tf.int32, trainable=False
-        )
+        self._physical_size = _replicas.counter(physical_batch_size or sampling.SMALLEST, tf.int32)
 
     # The model around the model.
 
@@ -224,7 +229,7 @@ class PrivateModel(keras.Model):
     @property
     def examples_in_memory(self) -> int:
         """The size of a physical batch: what was given, or what the first step has chosen."""
-        return int(self._physical_size)
+        return _replicas.value_of(self._physical_size)
 
     def remaining_steps(self, target_epsilon: float, delta: float, accountant: str = "rdp") -> int:
         """How many more training steps, as they are set up now, stay within a privacy budget.
@@ -325,8 +330,8 @@ class PrivateModel(keras.Model):
                 for tuning on data that need no protection. Defaults to ``False``.
 
         Raises:
-            ValueError: If the optimizer is not a DP optimizer, the loss is missing, or the model
-                was made under a distribution strategy with several replicas.
+            ValueError: If the optimizer is not a DP optimizer, the loss is missing, or something
+                does not work under the strategy that the model was made under.
         """
         del auto_scale_loss
         optimizer = keras.optimizers.get(optimizer)
@@ -337,35 +342,38 @@ class PrivateModel(keras.Model):
             )
         if loss is None:
             raise ValueError("A private model needs a loss. Received: loss=None")
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            raise ValueError(
-                "Private training on several replicas is not supported: each would add noise of "
-                f"its own. Received: a strategy with num_replicas_in_sync={replicas}"
-            )
+        _replicas.check_strategy(self.distribute_strategy)
+        _replicas.check_optimizer(optimizer, self.distribute_strategy)
         steps_per_execution = _validate.integer(
             "steps_per_execution", steps_per_execution, minimum=1
         )
+        if steps_per_execution > 1 and self._replicas_in_sync > 1:
+            raise ValueError(
+                "TensorFlow cannot reduce over replicas inside of the loop over several steps. "
+                f"Received: steps_per_execution={steps_per_execution} with "
+                f"{self._replicas_in_sync} replicas"
+            )
         jit_compile = _validate.one_of("jit_compile", jit_compile, (True, False, "auto"))
         _validate.boolean("gradient_norm_metrics", gradient_norm_metrics)
         self._set_mechanism(None)
-        super().compile(
-            optimizer=optimizer,
-            loss=loss,
-            loss_weights=loss_weights,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            run_eagerly=run_eagerly,
-            steps_per_execution=steps_per_execution,
-            jit_compile=False,
-            auto_scale_loss=False,
-        )
         self._compile_physical_step = jit_compile is True
-        self._norm_metrics = []
-        if gradient_norm_metrics:
-            names = ("clipped_fraction", "gradient_norm_median")
-            self._norm_metrics = [keras.metrics.Mean(name=name) for name in names]
-        self._noise = GaussianNoise(optimizer.noise_seed)
+        with self.distribute_strategy.scope():
+            super().compile(
+                optimizer=optimizer,
+                loss=loss,
+                loss_weights=loss_weights,
+                metrics=metrics,
+                weighted_metrics=weighted_metrics,
+                run_eagerly=run_eagerly,
+                steps_per_execution=steps_per_execution,
+                jit_compile=False,
+                auto_scale_loss=False,
+            )
+            self._norm_metrics = []
+            if gradient_norm_metrics:
+                names = ("clipped_fraction", "gradient_norm_median")
+                self._norm_metrics = [keras.metrics.Mean(name=name) for name in names]
+            self._noise = GaussianNoise(optimizer.noise_seed)
         self._engine = None  # Made when traced: it holds the clip norm and frozen layers.
 
     def fit(
@@ -431,7 +439,8 @@ class PrivateModel(keras.Model):
             validation_data=validation_data,
         )
         steps_per_epoch = data.steps_of_epoch(steps_per_epoch, self.steps_per_execution)
-        mechanism = self._mechanism_of(data.scheme, data.seed)
+        strategy = self._distribute_strategy  # `None` if the model was made under none.
+        mechanism = self._mechanism_of(data.scheme_of(self._replicas_in_sync), data.seed)
         releases = [
             callback.release_with_each_step(self)
             for callback in _listed(callbacks)
@@ -441,9 +450,12 @@ class PrivateModel(keras.Model):
             dataclasses.replace(mechanism, companions=tuple(r for r in releases if r is not None)),
             data,
         )
-        batches = data.as_batches(steps_per_epoch)
-        endless = batches.cardinality() == tf.data.INFINITE_CARDINALITY
-        nonfinite = int(self._nonfinite_examples.numpy())
+        if strategy is None:
+            batches = data.as_batches(steps_per_epoch)
+            endless = batches.cardinality() == tf.data.INFINITE_CARDINALITY
+        else:
+            batches, endless = _replicas.distributed(data, strategy), True
+        nonfinite = _replicas.value_of(self._nonfinite_examples)
         try:
             history = super().fit(
                 batches,
@@ -460,7 +472,7 @@ class PrivateModel(keras.Model):
             )
         finally:
             self._set_mechanism(None)  # Batches from elsewhere are drawn in an unknown way.
-        nonfinite = int(self._nonfinite_examples.numpy()) - nonfinite
+        nonfinite = _replicas.value_of(self._nonfinite_examples) - nonfinite
         if nonfinite:
             warnings.warn(
                 f"{nonfinite} times an example's loss or gradient was not finite; it counted as "
@@ -479,9 +491,15 @@ class PrivateModel(keras.Model):
         without amplification by sampling.
 
         Raises:
-            ValueError: If `make_private` was given no ``expected_batch_size``.
+            ValueError: If `make_private` was given no ``expected_batch_size``, or the model was
+                made under a strategy with several replicas.
         """
         self._assert_compile_called("train_on_batch")
+        if self._replicas_in_sync > 1:
+            raise ValueError(
+                "On several replicas a batch is shared out by `fit`. Received: a call of "
+                f"train_on_batch with {self._replicas_in_sync} replicas"
+            )
         self._use_batches_of_the_caller()
         return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
@@ -501,14 +519,35 @@ class PrivateModel(keras.Model):
                 floats = self._engine.floats_per_example
                 self._physical_size.assign(sampling.choose_physical_batch_size(floats))
         optimizer = self.optimizer
-        noisy = self._noise.add(sums, optimizer.noise_stddev)
+        # Keras adds up over replicas what it is given here, once a step.
+        noisy = self._noise.add(sums, optimizer.noise_stddev, self._replicas_in_sync)
         gradients = [total / mechanism.denominator for total in noisy]
         optimizer.apply_private_gradients(
             self._add_weight_regularization(gradients), self.trainable_variables
         )
-        return self.get_metrics_result()
+        return _replicas.as_logs(self.get_metrics_result(), self.distribute_strategy)
+
+    def test_step(self, data):
+        """One step of evaluation, as in Keras."""
+        return _replicas.as_logs(super().test_step(data), self.distribute_strategy)
 
     # Parts of the training step.
+
+    @property
+    def _replicas_in_sync(self) -> int:
+        return self.distribute_strategy.num_replicas_in_sync
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
+        """Builds what is not built, before replicas run."""
+        strategy = self._distribute_strategy
+        if strategy is None:
+            return  # Built when the first step is traced.
+        if self._data is not None:
+            data_batch = self._examples_like(sampling.Batch(None))
+        elif iterator is not None:
+            data_batch = _replicas.first_of(iterator, strategy)
+        with strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
 
     def _examples_like(self, batch: sampling.Batch) -> tuple:
         """Examples of the shapes that the model gets, of which none need be read."""
@@ -570,7 +609,8 @@ class PrivateModel(keras.Model):
         if mechanism is not None and traced_for != self._traced_for:
             self._traced_for = traced_for
             self.train_function = None
-            self._spending.segment_of(mechanism)  # Its counter must be there before the trace.
+            with self.distribute_strategy.scope():  # Its counter must be there before the trace.
+                self._spending.segment_of(mechanism)
 
     def _use_batches_of_the_caller(self) -> None:
         if self.expected_batch_size is None:
@@ -655,8 +695,9 @@ class PrivateModel(keras.Model):
         with tf.GradientTape() as tape:
             penalty = tf.add_n([tf.reduce_sum(p) for p in self._weight_penalties()])
         penalties = tape.gradient(penalty, [variable.value for variable in variables])
+        share = 1 / self._replicas_in_sync
         return [
-            gradient if extra is None else gradient + tf.cast(extra, gradient.dtype)
+            gradient if extra is None else gradient + share * tf.cast(extra, gradient.dtype)
             for gradient, extra in zip(gradients, penalties, strict=True)
         ]
 

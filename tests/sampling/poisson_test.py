@@ -133,3 +133,58 @@ def test_samples_are_drawn_from_seeds_of_full_width(monkeypatch):
     for seed in seeds:
         assert seed.dtype == tf.int64
         assert abs(int(seed[0])) > 2**32  # Else two steps in a long run would be the same.
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 1), (2, 2), (1, 4)])
+def test_shares_of_replicas_are_together_one_poisson_sample(workers, replicas):
+    examples, batch, steps = 50, 10, 3000
+    data = sampling.PoissonDataset(np.arange(examples), expected_batch_size=batch)
+    counts, sizes = np.zeros(examples), np.zeros(steps)
+    together = np.zeros((examples, examples))
+    for worker in range(workers):
+        shares = data.as_shares(worker, workers, replicas).take(steps * replicas)
+        for number, share in enumerate(shares):
+            (drawn,) = (share.examples[0].numpy(),)
+            first, last = [
+                examples * (worker * replicas + number % replicas + edge) // (workers * replicas)
+                for edge in (0, 1)
+            ]
+            assert ((drawn >= first) & (drawn < last)).all() and (np.diff(drawn) > 0).all()
+            counts[drawn] += 1
+            sizes[number // replicas] += len(drawn)
+            together[np.ix_(drawn, drawn)] += 1
+    q = batch / examples
+    # Every example as often as the others, and the sizes of the whole batches are binomial.
+    excess = (counts - steps * q) ** 2 / (steps * q * (1 - q))
+    assert stats.chi2(examples).sf(excess.sum()) > 1e-4
+    observed = np.bincount(sizes.astype(int), minlength=examples + 1)[: examples + 1]
+    expected = stats.binom(examples, q).pmf(np.arange(examples + 1)) * steps
+    large = expected > 5
+    parts = [np.append(values[large], values[~large].sum()) for values in (observed, expected)]
+    assert stats.chisquare(*parts).pvalue > 1e-4
+    pairs = together[np.triu_indices(examples, 1)]
+    assert pairs.max() < steps * q * q + 6 * np.sqrt(steps * q * q)  # no two go together
+
+
+def test_each_worker_can_hold_its_own_part_of_the_examples():
+    part = sampling.PoissonDataset(np.arange(20), expected_batch_size=30, num_examples=60)
+    assert part.num_examples == 60 and part.sampling_probability == 0.5 and len(part) == 2
+    sizes = [len(share.examples[0]) for share in part.as_shares(1, 3, 2).take(400)]
+    assert abs(np.mean(sizes) - 5) < 0.6 and max(sizes) <= 10
+    with pytest.raises(ValueError, match="num_examples=19"):
+        sampling.PoissonDataset(np.arange(20), num_examples=19)
+
+
+def test_a_share_without_examples_is_an_empty_batch():
+    data = sampling.PoissonDataset(np.arange(2), expected_batch_size=1)
+    shares = [len(share.examples[0]) for share in data.as_shares(0, 1, 4).take(40)]
+    assert sum(shares[0::4]) == sum(shares[2::4]) == 0 < sum(shares[1::4]) < 10
+
+
+def test_shares_with_a_capacity_are_cut_and_padded_each():
+    data = sampling.PoissonDataset(np.arange(30), expected_batch_size=15, capacity=15)
+    seen = set()
+    for share in data.as_shares(0, 1, 2).take(60):
+        assert share.examples[0].shape == (8,) and share.valid.shape == (8,)
+        seen |= set(share.examples[0].numpy()[share.valid.numpy()])
+    assert seen == set(range(30))

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdp import _validate, sampling
+from tfdp import _replicas, _validate, sampling
 from tfdp.callbacks.evaluation import Evaluation, rows_of
 from tfdp.callbacks.privacy_callback import CallbackOfPrivateModel
 from tfdp.callbacks.screening_rules import ScreeningRule
@@ -107,6 +107,12 @@ class UpdateScreening(CallbackOfPrivateModel):
             raise ValueError(
                 "An update can be undone only before the next one is made. "
                 f"Received: steps_per_execution={model.steps_per_execution}"
+            )
+        workers = _replicas.workers_of(model.distribute_strategy)
+        if workers > 1:
+            raise ValueError(
+                "Screening decides with random numbers of its own, and several workers would "
+                f"decide differently. Received: a strategy with {workers} workers"
             )
         if self.charge == "accepted":
             model.ledger.mark_not_private(REPRODUCTION)

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfdp import _replicas
+
 
 class PerExampleLoss:
     """``(y, y_pred, sample_weight) -> (batch,)``: the compiled loss on batches of one.
@@ -43,4 +45,9 @@ class PerExampleLoss:
                 loss = self._compiled_loss(one_y, one_pred, one_weight)
             return tf.reduce_sum(loss)
 
-        return tf.vectorized_map(one_example, [t for t in flat if t is not None])
+        def each_example(rows):
+            if rows[0].shape[0] == 1:
+                return one_example([tensor[0] for tensor in rows])[None]
+            return tf.vectorized_map(one_example, rows)
+
+        return _replicas.as_on_one_device(each_example, [t for t in flat if t is not None])

@@ -155,6 +155,15 @@ class DeclaredDataset:
             )
         return steps_per_epoch
 
+    def first_examples(self, count: int = 1) -> tuple:
+        """Examples ``(x, y, sample_weight)`` of a batch: to build a model, not to train it."""
+        count = _validate.integer("count", count, minimum=1)
+        (element,) = self._dataset.take(1)
+        return keras.tree.map_structure(
+            lambda tensor: None if tensor is None else tensor[:count],
+            keras.utils.unpack_x_y_sample_weight(element),
+        )
+
     def as_batches(self, steps: int) -> tf.data.Dataset:
         """An endless `tf.data.Dataset` of `Batch`, what a private training step takes.
 
@@ -183,6 +192,51 @@ class DeclaredDataset:
             return Batch(examples)
 
         return without_autotuning(self._dataset.map(batch))
+
+    def scheme_of(self, shares: int) -> Scheme:
+        """How batches are drawn: as declared, also where each is cut into shares."""
+        del shares
+        return self.scheme
+
+    def as_shares(self, worker: int, workers: int, replicas: int) -> tf.data.Dataset:
+        """An endless `tf.data.Dataset` of the parts of each batch, one for each replica in turn.
+
+        Args:
+            worker: Number of this worker, from 0.
+            workers: How many there are; one.
+            replicas: Of the worker.
+
+        Raises:
+            ValueError: If there are several workers: what each of them declares can be right, and
+                an example in several of their batches all the same.
+        """
+        del worker
+        if workers > 1:
+            raise ValueError(
+                "Declared data cannot be trained on by several workers, whose batches could share "
+                "examples. Give `fit` arrays or a PoissonDataset. "
+                f"Received: {workers} workers"
+            )
+        batches = self.as_batches(1)
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        return without_autotuning(
+            batches.flat_map(lambda batch: _slices(batch, replicas)).apply(endless)
+        )
+
+
+def _slices(batch: Batch, count: int) -> tf.data.Dataset:
+    """A batch in so many parts, as equal as can be; those of a short one can be empty."""
+    length = tf.cast(batch_length(batch.examples), tf.int64)
+
+    def part(number):
+        start, stop = length * number // count, length * (number + 1) // count
+        return Batch(
+            keras.tree.map_structure(
+                lambda tensor: None if tensor is None else tensor[start:stop], batch.examples
+            )
+        )
+
+    return tf.data.Dataset.range(count).map(part)
 
 
 def _identity(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,9 @@ class PoissonDataset:
             nothing, and cut to a random ``capacity`` of their examples where there are more. The
             accounting knows of the cut; `tfdp.accounting.capacity_for` gives a capacity at which
             it costs nothing to speak of. Defaults to ``None``: batches as they come.
+        num_examples: For training on several hosts whose arrays are different parts of the data:
+            the number of examples in all parts together. Defaults to ``None``: the arrays are all
+            the data, and on several hosts the same on each.
         seed: For tests only: fixes which examples are drawn, and the privacy statement then says
             "not private". Defaults to ``None``: from the operating system, new for every epoch.
 
@@ -63,10 +67,16 @@ class PoissonDataset:
         expected_batch_size: int | None = None,
         steps_per_epoch: int | None = None,
         capacity: int | None = None,
+        num_examples: int | None = None,
         seed: int | None = None,
     ):
         self._set_up(
-            ArrayRows((x, y, sample_weight)), expected_batch_size, steps_per_epoch, capacity, seed
+            ArrayRows((x, y, sample_weight)),
+            expected_batch_size,
+            steps_per_epoch,
+            capacity,
+            num_examples,
+            seed,
         )
 
     @classmethod
@@ -78,6 +88,7 @@ class PoissonDataset:
         expected_batch_size: int | None = None,
         steps_per_epoch: int | None = None,
         capacity: int | None = None,
+        num_examples: int | None = None,
         seed: int | None = None,
         num_workers: int | None = None,
     ) -> PoissonDataset:
@@ -94,6 +105,7 @@ class PoissonDataset:
             expected_batch_size: As for arrays.
             steps_per_epoch: As for arrays.
             capacity: As for arrays.
+            num_examples: As for arrays.
             seed: As for arrays.
             num_workers: Threads that read and transform. Defaults to the number of processors.
 
@@ -118,6 +130,7 @@ class PoissonDataset:
             expected_batch_size,
             steps_per_epoch,
             capacity,
+            num_examples,
             seed,
         )
         return dataset
@@ -128,10 +141,15 @@ class PoissonDataset:
         expected_batch_size: int | None,
         steps_per_epoch: int | None,
         capacity: int | None,
+        num_examples: int | None,
         seed: int | None,
     ) -> None:
         self.rows = rows
         self.num_examples = len(rows)
+        #: Whether the rows are a part of the examples, and other workers have the others.
+        self.is_part = num_examples is not None
+        if num_examples is not None:
+            self.num_examples = _validate.integer("num_examples", num_examples, minimum=len(rows))
         if expected_batch_size is None:
             expected_batch_size = min(32, self.num_examples)
         self.expected_batch_size = _validate.integer(
@@ -155,11 +173,20 @@ class PoissonDataset:
     @property
     def scheme(self) -> Scheme:
         """How batches are drawn."""
+        return self.scheme_of(1)
+
+    def scheme_of(self, shares: int) -> Scheme:
+        """How batches are drawn from so many shares of the examples, each by itself.
+
+        Without a capacity it makes no difference.
+        """
+        truncated = self.capacity is not None
         return Scheme(
-            kind="poisson" if self.capacity is None else "truncated_poisson",
+            kind="truncated_poisson" if truncated else "poisson",
             expected_batch_size=self.expected_batch_size,
             num_examples=self.num_examples,
             capacity=self.capacity,
+            shares=shares if truncated else 1,
         )
 
     def __len__(self) -> int:
@@ -201,17 +228,46 @@ class PoissonDataset:
             steps: Its length. Iterated over again it draws other samples.
         """
         steps = _validate.integer("steps", steps, minimum=1)
+        return self._drawn(lambda seed: self._batch(self._draw(seed), self.capacity), steps)
 
-        def batch(seed):
-            indices = self._draw(seed)
-            valid = None
-            if self.capacity is not None:
-                indices, valid = _padded(indices, self.capacity)
-            if isinstance(self.rows, SourceRows):
-                return Batch(None, valid, indices)
-            return Batch(self.rows.gather(indices), valid, None)
+    def as_shares(self, worker: int, workers: int, replicas: int) -> tf.data.Dataset:
+        """An endless `tf.data.Dataset` of what each replica of a worker takes, one after another.
 
-        return self._drawn(batch, steps)
+        The rows are cut into as many shares as there are replicas. Each replica draws a Poisson
+        sample of its own share, with the probability and independently of the others, so that
+        together they have one of all rows. Where a replica has no example its `Batch` is empty.
+
+        Args:
+            worker: Number of this worker, from 0.
+            workers: How many there are.
+            replicas: Of each worker.
+        """
+        first, count = (0, replicas) if self.is_part else (worker * replicas, workers * replicas)
+        edges = [len(self.rows) * share // count for share in range(count + 1)]
+        starts = tf.constant(edges[first : first + replicas], tf.int64)
+        stops = tf.constant(edges[first + 1 : first + replicas + 1], tf.int64)
+        most = max(stop - start for start, stop in itertools.pairwise(edges))
+        capacity = self.scheme_of(workers * replicas).share_capacity
+
+        def share(seed, element):
+            place = element % replicas
+            start = starts[place]
+            indices = poisson_indices(
+                stops[place] - start, self.sampling_probability, seed, at_most=most
+            )
+            if capacity is not None:
+                indices = _random_subset(indices, capacity, seed)
+            return self._batch(start + indices, capacity)
+
+        return self._drawn(share, numbered=True)
+
+    def _batch(self, indices: tf.Tensor, capacity: int | None) -> Batch:
+        valid = None
+        if capacity is not None:
+            indices, valid = _padded(indices, capacity)
+        if isinstance(self.rows, SourceRows):
+            return Batch(None, valid, indices)
+        return Batch(self.rows.gather(indices), valid, None)
 
     @property
     def read(self) -> Callable | None:
@@ -232,12 +288,12 @@ class PoissonDataset:
             return indices
         return _random_subset(indices, self.capacity, seed)
 
-    def _drawn(self, element: Callable[[tf.Tensor], Any], steps: int | None = None):
-        """A data set of ``element(seed)`` with a fresh seed each; endless without ``steps``."""
-        if self.seed is None:
-            key = tf.constant([_entropy.signed_64_bits() for _ in range(2)], tf.int64)
-        else:
-            key = tf.constant([self.seed, 0], tf.int64)
+    def _drawn(self, element: Callable, steps: int | None = None, numbered: bool = False):
+        """A data set of ``element(seed)`` with a fresh seed each; endless without ``steps``.
+
+        With ``numbered`` it is ``element(seed, number)``.
+        """
+        key = tf.constant(_entropy.fresh_seed() if self.seed is None else (self.seed, 0), tf.int64)
         fold_in = tf.random.experimental.stateless_fold_in
         iterations = tf.Variable(0, dtype=tf.int64, trainable=False)
 
@@ -245,7 +301,9 @@ class PoissonDataset:
         def iterate(_):
             fresh = fold_in(key, iterations.assign_add(1))
             numbers = tf.data.Dataset.counter() if steps is None else tf.data.Dataset.range(steps)
-            return numbers.map(lambda step: element(fold_in(fresh, step)))
+            return numbers.map(
+                lambda step: element(fold_in(fresh, step), *([step] if numbered else []))
+            )
 
         dataset = tf.data.Dataset.from_tensors(0).flat_map(iterate)
         length = tf.data.INFINITE_CARDINALITY if steps is None else steps
@@ -264,23 +322,26 @@ def without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def poisson_indices(num_examples: int, probability: float, seed: tf.Tensor) -> tf.Tensor:
+def poisson_indices(
+    num_examples: int | tf.Tensor, probability: float, seed: tf.Tensor, at_most: int | None = None
+) -> tf.Tensor:
     """Indices of the examples in one Poisson sample, ascending.
 
     The gaps between successive included examples are geometric, so only about ``q N`` random
     numbers are drawn, however large N is.
 
     Args:
-        num_examples: N, positive.
+        num_examples: N, positive; a number or an int64 scalar.
         probability: q in (0, 1].
         seed: Two integers, as for `tf.random.stateless_uniform`.
+        at_most: The largest N, where that is a tensor.
 
     Returns:
         A vector of int64 indices.
     """
     if probability >= 1:
         return tf.range(num_examples, dtype=tf.int64)
-    expected = num_examples * probability
+    expected = (num_examples if at_most is None else at_most) * probability
     draws = int(expected + 6 * math.sqrt(expected) + 16)
     log_miss = math.log1p(-probability)
 
@@ -290,7 +351,7 @@ def poisson_indices(num_examples: int, probability: float, seed: tf.Tensor) -> t
         )
         # In (0, 1]. A gap beyond the data set ends the sample; capping it keeps sums small.
         gaps = tf.floor(tf.math.log(1 - uniform) / log_miss) + 1
-        gaps = tf.cast(tf.minimum(gaps, num_examples + 1.0), tf.int64)
+        gaps = tf.cast(tf.minimum(gaps, tf.cast(num_examples + 1, tf.float64)), tf.int64)
         found = last + tf.cumsum(gaps)
         return round_number + 1, found[-1], tf.concat([indices, found], 0)
 

@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from tfdp import _validate
 
+_MOST_AHEAD = 16  # physical batches; replicas of one process read one ahead each
+
 
 class ArrayRows:
     """Rows of arrays with a common first axis, gathered in the graph.
@@ -84,7 +86,8 @@ class SourceRows:
         if not len(source):
             raise ValueError("There are no examples. Received: a `source` of length 0")
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
-        self._ahead: tuple[bytes, list[concurrent.futures.Future]] | None = None
+        # What is being read for later, by its indices: of each replica that reads here.
+        self._ahead: dict[bytes, list[concurrent.futures.Future]] = {}
         first = self._example(self._read([0])[0])
         self._structure = first
         #: Shape and dtype of every array of one example.
@@ -118,12 +121,11 @@ class SourceRows:
         return self._packed([tf.constant(column) for column in self._stack(examples)])
 
     def _batch(self, indices: np.ndarray, upcoming: np.ndarray) -> list[np.ndarray]:
-        key = indices.tobytes()
-        if self._ahead is not None and self._ahead[0] == key:
-            futures = self._ahead[1]
-        else:
-            futures = self._submit(indices)
-        self._ahead = (upcoming.tobytes(), self._submit(upcoming)) if len(upcoming) else None
+        futures = self._ahead.pop(indices.tobytes(), None) or self._submit(indices)
+        if len(upcoming):
+            while len(self._ahead) >= _MOST_AHEAD:  # Left over where training was broken off.
+                self._ahead.pop(next(iter(self._ahead)), None)
+            self._ahead[upcoming.tobytes()] = self._submit(upcoming)
         return self._stack([example for future in futures for example in future.result()])
 
     def _submit(self, indices: np.ndarray) -> list[concurrent.futures.Future]:

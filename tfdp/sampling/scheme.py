@@ -27,6 +27,8 @@ class Scheme:
         expected_batch_size: Mean number of examples in a batch.
         num_examples: Number of examples N; ``None`` if unknown.
         capacity: Most examples in a truncated batch.
+        shares: Parts of the examples that are sampled each by itself, one for each replica. A
+            truncated batch is cut in every one of them.
         steps_per_pass: Steps in which no example of shuffled data appears twice.
         declared: Whether it is the caller's word: tfdp did not draw the batches itself.
     """
@@ -37,6 +39,7 @@ class Scheme:
     expected_batch_size: int
     num_examples: int | None = None
     capacity: int | None = None
+    shares: int = 1
     steps_per_pass: int = 1
     declared: bool = False
 
@@ -46,6 +49,16 @@ class Scheme:
         if self.num_examples is None:
             return 1.0
         return self.expected_batch_size / self.num_examples
+
+    @property
+    def share_capacity(self) -> int | None:
+        """Most examples of a truncated batch in each share."""
+        return None if self.capacity is None else -(-self.capacity // self.shares)
+
+    @property
+    def share_examples(self) -> int | None:
+        """Examples of the largest share; ``None`` if unknown."""
+        return None if self.num_examples is None else -(-self.num_examples // self.shares)
 
     @property
     def fixed_size(self) -> bool:
@@ -58,8 +71,9 @@ class Scheme:
         words = {
             "poisson": "Poisson: each example takes part by an independent coin flip",
             "truncated_poisson": (
-                f"Poisson, cut to a random {self.capacity} examples where there are more; "
-                "the cut is accounted for"
+                f"Poisson, cut to a random {self.share_capacity} examples"
+                f"{' of each replica' if self.shares > 1 else ''} where there are more; the cut is "
+                "accounted for"
             ),
             "shuffled": f"shuffled: each example once in every pass of {self.steps_per_pass} steps",
             "without_replacement": "a random subset of fixed size, drawn anew for each step",
