@@ -16,6 +16,9 @@ called so, and its statement refuses an epsilon. `simulate.py` searches with suc
 
 `--dry_run` trains nothing: it prints the steps, epsilon, memory and time that the run would take.
 
+`--strategy` trains on several devices or hosts, with the same result: each host runs the same
+command, and the first one in `TF_CONFIG` writes.
+
 `--screening` keeps or undoes each update, by the loss on images that are declared public or by a
 noisy score of private ones; what that costs is charged (`train_screening.py`).
 
@@ -26,8 +29,10 @@ epoch: with the weights, the optimizer and the privacy ledger of then, and with 
 import os
 import shlex
 import sys
+import tempfile
 
 import keras
+import tensorflow as tf
 from absl import flags
 
 import tfdp
@@ -59,29 +64,42 @@ def train(values: flags.FlagValues) -> train_report.Report | dry_run.Estimate:
     """
     train_settings.take_from_simulation(values)
     train_settings.check_flags(values)
+    strategy = _strategy(values)  # Before all else: TensorFlow has it so with several hosts.
     if values.dry_run:
-        return _estimate(values)
+        return _estimate(values, strategy)
     folder = train_settings.output_dir(values)
     train_settings.prepare_output_dir(folder)
-    with train_checkpoint.alone_in(folder):
-        return _train_in(folder, values)
+    if _is_first_worker(strategy):
+        with train_checkpoint.alone_in(folder):
+            return _train_in(folder, values, strategy, folder)
+    with tempfile.TemporaryDirectory() as own:
+        return _train_in(own, values, strategy, folder)
 
 
-def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
-    """What is left when the flags are checked and the folder is there, for this process alone."""
+def _train_in(
+    folder: str,
+    values: flags.FlagValues,
+    strategy: tf.distribute.Strategy,
+    shared: str,
+) -> train_report.Report:
+    """What is left when the flags are checked and the folders are there.
+
+    Args:
+        folder: What this process writes to.
+        values: The flags.
+        strategy: What it trains under.
+        shared: What the first worker writes to, and all workers go on from.
+    """
     data, public = _load(values)
     settings = train_settings.settle(values, data)
     batches, noise_multiplier = _plan(settings, data)
     run = Run(train_settings.to_repeat(settings, data, noise_multiplier))
-    if values.resume and (finished := _finished(run, folder)):
+    if values.resume and (finished := _finished(run, shared)):
         return finished
-    run = _begin_or_go_on(run, folder, resume=values.resume)
-    if settings.seed is not None:
-        keras.utils.set_random_seed(settings.seed)
-    model = _build(settings, data)
-    private = _compile(model, settings, data, noise_multiplier)
+    run = _begin_or_go_on(run, shared, resume=values.resume)
+    private = _private_model(settings, data, noise_multiplier, strategy)
     if run.epochs:
-        train_checkpoint.restore(private, folder)
+        train_checkpoint.restore(private, shared)
     else:  # From now on there is an unfinished run, also where a finished one was before.
         train_checkpoint.write(private, run, folder)
     _fit(private, run, settings, batches, data, public, folder)
@@ -90,7 +108,7 @@ def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
 
     model_file = train_report.model_file(folder, simulated=settings.simulate_at is not None)
     with whole_files.replacing(model_file) as path:
-        model.save(path)
+        private.model.save(path)
     report = train_report.make(
         settings=settings,
         data=data,
@@ -107,11 +125,25 @@ def _train_in(folder: str, values: flags.FlagValues) -> train_report.Report:
     return report
 
 
-def _estimate(values: flags.FlagValues) -> dry_run.Estimate:
+def _strategy(values: flags.FlagValues) -> tf.distribute.Strategy:
+    try:
+        return tfdp.distribution.strategy(values.strategy, tpu=values.tpu)
+    except (ValueError, RuntimeError) as error:
+        raise command_line.UsageError(
+            f"--strategy={values.strategy} does not work: {error}"
+        ) from error
+
+
+def _is_first_worker(strategy: tf.distribute.Strategy) -> bool:
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.task_id
+
+
+def _estimate(values: flags.FlagValues, strategy: tf.distribute.Strategy) -> dry_run.Estimate:
     data, _ = _load(values)
     settings = train_settings.settle(values, data)
     batches, noise_multiplier = _plan(settings, data)
-    private = _compile(_build(settings, data), settings, data, noise_multiplier)
+    private = _private_model(settings, data, noise_multiplier, strategy)
     estimate = dry_run.estimate(private, settings, data, batches, noise_multiplier)
     print(estimate)
     return estimate
@@ -245,6 +277,25 @@ def _check_that_a_step_fits(settings: Settings, batches: tfdp.sampling.PoissonDa
             f"target_epsilon={settings.target_epsilon}, "
             f"noise_multiplier={settings.noise_multiplier}"
         )
+
+
+def _private_model(
+    settings: Settings,
+    data: image_datasets.ImageData,
+    noise_multiplier: float,
+    strategy: tf.distribute.Strategy,
+) -> tfdp.PrivateModel:
+    """The compiled model, on the strategy's devices."""
+    if settings.seed is not None:
+        keras.utils.set_random_seed(settings.seed)
+    policy = keras.config.dtype_policy()
+    with strategy.scope():
+        keras.config.set_dtype_policy(train_settings.PRECISIONS[settings.precision])
+        try:
+            model = _build(settings, data)
+        finally:
+            keras.config.set_dtype_policy(policy)
+        return _compile(model, settings, data, noise_multiplier)
 
 
 def _build(settings: Settings, data: image_datasets.ImageData) -> keras.Model:

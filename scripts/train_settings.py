@@ -23,6 +23,12 @@ from tfdp.scripts.presets import (
 )
 
 REFERENCE_FILE = "reference.json"
+# The dtype policies of Keras.
+PRECISIONS = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
 _DEFAULT = "Defaults to the preset."
 
 
@@ -126,6 +132,22 @@ def declare_flags(values: flags.FlagValues) -> None:
     )
     define(
         flags.DEFINE_enum,
+        "precision",
+        "float32",
+        "Of activations; weights, norms, sums and noise are float32 in any case.",
+        list(PRECISIONS),
+    )
+    define(
+        flags.DEFINE_enum,
+        "strategy",
+        "none",
+        "Devices: one; all of this host; those of all hosts in TF_CONFIG, of which each runs this "
+        "command, with an --output_dir that all of them see; a TPU. Changes cost, not results.",
+        list(tfdp.distribution.NAMES),
+    )
+    define(text, "tpu", None, "Name or address of the TPU. Defaults to what the environment says.")
+    define(
+        flags.DEFINE_enum,
         "accountant",
         "rdp",
         "Accounting that calibrates the noise and keeps the budget.",
@@ -202,6 +224,7 @@ class Settings:
         augmentation_multiplicity: Augmented views of each image.
         ema_decay: The decay of the averaged weights; `None`: there is no average.
         physical_batch_size: Examples in memory at a time, `None` for tfdp's choice.
+        precision: A name in `PRECISIONS`.
         seed: The seed of the initial weights, or `None`.
         simulate_at: The batch size at which the run is simulated; `None`: it is private.
         screening: How updates are screened; `None`: they are not.
@@ -227,6 +250,7 @@ class Settings:
     augmentation_multiplicity: int
     ema_decay: float | None
     physical_batch_size: int | None
+    precision: str
     seed: int | None
     simulate_at: int | None
     screening: train_screening.Screening | None
@@ -299,7 +323,13 @@ def check_flags(values: flags.FlagValues) -> None:
         )
     if values.activation is not None:
         parse_activation(values.activation)
+    if values.tpu is not None and values.strategy != "tpu":
+        raise UsageError(f"--tpu is for --strategy=tpu. Received: strategy={values.strategy}")
     screening = train_screening.settle(values)
+    if screening is not None and values.strategy in ("multi_worker", "tpu"):
+        raise UsageError(
+            f"--screening decides in one process, on one host. Received: strategy={values.strategy}"
+        )
     if screening is not None and values.simulate_at is not None:
         raise UsageError(
             "--screening cannot be simulated: its scores depend on the batch. "
@@ -389,6 +419,7 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         augmentation_multiplicity=given("augmentation_multiplicity"),
         ema_decay=given("ema_decay") or None,
         physical_batch_size=values.physical_batch_size,
+        precision=values.precision,
         seed=values.seed,
         simulate_at=values.simulate_at,
         screening=train_screening.settle(values),
