@@ -106,6 +106,12 @@ def _check_parts(data: Any, strategy: tf.distribute.Strategy, workers: int) -> N
             "`num_examples` is for training on several hosts, each with a part of the data. "
             f"Received: num_examples={data.num_examples} for {len(data.rows)} examples on one host"
         )
+    if data.capacity is not None:
+        raise ValueError(
+            "Where the parts of the data can differ in size it is not known how often a sample of "
+            "one is cut: leave out `num_examples`, with the same data on all hosts. "
+            f"Received: capacity={data.capacity} and num_examples={data.num_examples}"
+        )
     local = strategy.num_replicas_in_sync // workers
     here = tf.constant(len(data.rows), tf.float64) / local
     found = strategy.reduce("SUM", strategy.run(lambda: here), axis=None)

@@ -134,6 +134,27 @@ def test_the_whole_step_compiles_with_xla():
     reference.assert_close(clipped_sum(batch), reference.clipped_sum(before, 0.5))
 
 
+def test_noise_optimizer_and_metrics_compile_with_it_as_a_tpu_needs():
+    data = sampling.PoissonDataset(
+        np.ones((40, 5)), np.ones((40, 3)), expected_batch_size=8, capacity=12
+    )
+    batch = next(iter(data.as_batches(1)))
+    found = []
+    for compiled in (False, True):
+        keras.utils.set_random_seed(1)
+        plain = model()
+        private = make_private(plain, physical_batch_size=4)
+        private.compile(SGD(0.5, 0.0, learning_rate=1.0, momentum=0.9), loss="mse", metrics=["mae"])
+        private.fit(data, verbose=0, epochs=0)
+        private.optimizer.build(plain.trainable_variables)
+        private._set_mechanism(private._mechanism_of(data.scheme), data)
+        step = tf.function(private.train_step, jit_compile=compiled, autograph=False)
+        step(batch)
+        logs = step(batch)
+        found.append([*(v.numpy() for v in plain.trainable_variables), *logs.values()])
+    reference.assert_close(found[1], found[0])
+
+
 @pytest.mark.parametrize("capacity", [0, 7, 2.5, float("nan"), "auto"])
 def test_bad_capacities_are_named(capacity):
     with pytest.raises((TypeError, ValueError), match="capacity="):
