@@ -629,15 +629,6 @@ def test_bad_arguments_of_make_private_and_compile_are_named():
         private.fit(np.zeros((20, 6)), np.zeros(20), batch_size=10, verbose=0)
 
 
-def test_several_replicas_are_refused(monkeypatch):
-    private = tfdp.make_private(mlp())
-    strategy = private.distribute_strategy
-    private.compile(SGD(1.0, 1.0), loss=LOSS)  # One replica.
-    monkeypatch.setattr(type(strategy), "num_replicas_in_sync", property(lambda self: 2))
-    with pytest.raises(ValueError, match="num_replicas_in_sync=2"):
-        private.compile(SGD(1.0, 1.0), loss=LOSS)
-
-
 class OwnStep(keras.Model):
     def train_step(self, data):
         return {}
