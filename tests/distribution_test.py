@@ -215,6 +215,14 @@ def test_one_device_under_a_strategy_is_one_device():
     np.testing.assert_allclose(*results, atol=1e-7)
 
 
+def test_a_part_of_the_data_is_refused_on_one_host():
+    private = tfdp.make_private(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+    private.compile(tfdp.optimizers.VectorizedDPKerasSGDOptimizer(1.0, 1.0), loss="mse")
+    part = tfdp.sampling.PoissonDataset(np.ones((8, 3)), np.ones((8, 2)), num_examples=16)
+    with pytest.raises(ValueError, match="num_examples=16 for 8 examples on one host"):
+        private.fit(part, verbose=0)
+
+
 def test_parameter_servers_are_refused():
     strategy = tf.compat.v1.distribute.experimental.ParameterServerStrategy()
     with pytest.raises(ValueError, match="Keras 3 does not train under parameter servers"):

@@ -87,9 +87,6 @@ def workers_of(strategy: tf.distribute.Strategy) -> int:
 
 def distributed(data: Any, strategy: tf.distribute.Strategy) -> tf.distribute.DistributedDataset:
     """Endless batches of which each replica gets its share: `as_shares` of each worker."""
-    workers = workers_of(strategy)
-    if getattr(data, "is_part", False):
-        _check_parts(data, strategy, workers)
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         pipelines = context.num_input_pipelines
@@ -99,8 +96,11 @@ def distributed(data: Any, strategy: tf.distribute.Strategy) -> tf.distribute.Di
     return strategy.distribute_datasets_from_function(of_worker)
 
 
-def _check_parts(data: Any, strategy: tf.distribute.Strategy, workers: int) -> None:
-    """Refuses parts of the data that do not make up what was said."""
+def check_parts(data: Any, strategy: tf.distribute.Strategy) -> None:
+    """Refuses a part of the data where there are no others, or they are not what was said."""
+    if not getattr(data, "is_part", False):
+        return
+    workers = workers_of(strategy)
     if workers == 1:
         raise ValueError(
             "`num_examples` is for training on several hosts, each with a part of the data. "

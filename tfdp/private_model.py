@@ -440,6 +440,7 @@ class PrivateModel(keras.Model):
         )
         steps_per_epoch = data.steps_of_epoch(steps_per_epoch, self.steps_per_execution)
         strategy = self._distribute_strategy  # `None` if the model was made under none.
+        _replicas.check_parts(data, self.distribute_strategy)
         mechanism = self._mechanism_of(data.scheme_of(self._replicas_in_sync), data.seed)
         releases = [
             callback.release_with_each_step(self)

@@ -1,11 +1,12 @@
 """Memory and speed of one private step, by the size of its logical batch.
 
     python scripts/benchmark/logical_batch.py --output_dir=runs/logical_batch
+    python scripts/benchmark/logical_batch.py --case=wrn_16_4_16 --sizes=64,512,4096
 
 A logical batch is cut into physical ones inside the compiled step, so that its size should move
-neither. Each size is measured in a fresh process, on the MNIST CNN of the benchmark: memory is what
-the process came to hold beyond model and data over the first two steps, the time that of the
-second. Writes `logical_batch.json`, `logical_batch.md` and `logical_batch.png`.
+neither. Each size is measured in a fresh process, on a case of the benchmark: memory is what the
+process came to hold beyond model and data over the first two steps, the time that of the second.
+Writes `logical_batch.json`, `logical_batch.md` and `logical_batch.png`.
 """
 
 import json
@@ -18,6 +19,7 @@ import time
 import matplotlib
 from absl import app, flags
 
+_CASE = flags.DEFINE_string("case", "mnist_cnn_256", "The network, by a case of the benchmark.")
 _SIZES = flags.DEFINE_list("sizes", [4**k for k in range(4, 9)], "Logical batch sizes.")
 _OUTPUT = flags.DEFINE_string("output_dir", "runs/logical_batch", "Folder of the results.")
 _MEASURE = flags.DEFINE_integer("measure", None, "Measure this size, and print it as JSON.")
@@ -30,11 +32,12 @@ def measure(size: int) -> dict[str, float]:
     import cases
     import tensorflow as tf
     from frameworks import tfdp as framework
-    from memory import HighWater, resident_mib
+    from memory import HighWater, give_back_freed, resident_mib
 
-    case = dataclasses.replace(cases.CASES["mnist_cnn_256"], batch_size=size)
+    case = dataclasses.replace(cases.CASES[_CASE.value], batch_size=size)
     private = framework.private_model(case)
     x, y = map(tf.constant, case.batch())
+    give_back_freed()  # Else a step would take what making the data has left behind.
     before = resident_mib()
     with HighWater() as high_water:
         private.train_on_batch(x, y)
@@ -43,9 +46,10 @@ def measure(size: int) -> dict[str, float]:
         seconds = time.perf_counter() - start
     return {
         "size": size,
-        "physical": int(private._physical_size.numpy()),
+        "physical": private.examples_in_memory,
         "peak_mib": high_water.mib - before,
         "data_mib": (x.numpy().nbytes + y.numpy().nbytes) / 2**20,
+        "seconds": seconds,
         "examples_per_second": size / seconds,
         "load": os.getloadavg()[0],
     }
@@ -53,25 +57,30 @@ def measure(size: int) -> dict[str, float]:
 
 def draw(results: list[dict[str, float]], folder: pathlib.Path) -> None:
     """The table and the picture."""
-    lines = ["| logical batch | peak MiB | examples/s |", "| --- | --- | --- |"]
+    lines = ["| logical batch | peak MiB | seconds | examples/s |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {r['size']:,} | {r['peak_mib']:,.0f} | {r['examples_per_second']:,.0f} |"
+        f"| {r['size']:,} | {r['peak_mib']:,.0f} | {r['seconds']:.3g} | "
+        f"{r['examples_per_second']:,.0f} |"
         for r in results
     ]
     (folder / "logical_batch.md").write_text("\n".join(lines) + "\n")
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
     sizes = [r["size"] for r in results]
     for axis, name, title in (
         (axes[0], "peak_mib", "Memory of a private step, MiB"),
-        (axes[1], "examples_per_second", "Private examples per second"),
+        (axes[1], "seconds", "Seconds of a private step"),
+        (axes[2], "examples_per_second", "Private examples per second"),
     ):
         axis.plot(sizes, [r[name] for r in results], marker="o")
         axis.set(xscale="log", title=title, xlabel="logical batch")
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axis.set_ylim(bottom=0)
+        if name == "seconds":
+            axis.set_yscale("log")  # A straight line at 45 degrees is proportional to the batch.
+        else:
+            axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
     figure.savefig(folder / "logical_batch.png", dpi=120)
 
@@ -86,7 +95,7 @@ def main(argv: list[str]) -> None:
     results = []
     for size in map(int, _SIZES.value):
         done = subprocess.run(
-            [sys.executable, argv[0], f"--measure={size}"],
+            [sys.executable, argv[0], f"--measure={size}", f"--case={_CASE.value}"],
             stdout=subprocess.PIPE,
             text=True,
             check=True,

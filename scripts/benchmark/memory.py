@@ -1,5 +1,7 @@
 """The memory that a process holds, and the most that it held. Linux only (`/proc`)."""
 
+import ctypes
+import gc
 import pathlib
 import re
 import threading
@@ -9,6 +11,12 @@ def resident_mib() -> float:
     """Memory that this process holds now."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+
+
+def give_back_freed() -> None:
+    """Returns what was freed to the system, so that it is not held any more."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class HighWater:
