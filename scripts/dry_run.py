@@ -92,7 +92,7 @@ def estimate(
     """Measures a step of a model that will not be trained further.
 
     Args:
-        private: The compiled model; its weights and ledger are changed.
+        private: The compiled model; its ledger and learning rate are changed.
         settings: Of the run.
         data: The data.
         batches: As the run samples them.
@@ -118,6 +118,7 @@ def estimate(
 
 def _measured(private: tfdp.PrivateModel, data: ImageData, batch_size: int) -> tuple[float, int]:
     """The seconds of a step, and its examples: as many as this takes to be told from noise."""
+    private.optimizer.learning_rate = 0.0  # The noise of a run's step is too much for small ones.
     examples = min(batch_size, _FIRST)
     while True:
         first, _ = data.train.split(examples)

@@ -113,7 +113,7 @@ def result_of(row: Row, records: list[Record]) -> Record:
         ),
         "examples": statistics.mean(examples(record) for record in records),
         "seconds": sum(record["seconds"] for record in records),
-        "command": records[0]["command"],
+        "flags": row.flags,
     }
 
 

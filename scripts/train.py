@@ -69,7 +69,7 @@ def train(values: flags.FlagValues) -> train_report.Report | dry_run.Estimate:
         return _estimate(values, strategy)
     folder = train_settings.output_dir(values)
     train_settings.prepare_output_dir(folder)
-    if _is_first_worker(strategy):
+    if tfdp.distribution.is_first_worker(strategy):
         with train_checkpoint.alone_in(folder):
             return _train_in(folder, values, strategy, folder)
     with tempfile.TemporaryDirectory() as own:
@@ -132,11 +132,6 @@ def _strategy(values: flags.FlagValues) -> tf.distribute.Strategy:
         raise command_line.UsageError(
             f"--strategy={values.strategy} does not work: {error}"
         ) from error
-
-
-def _is_first_worker(strategy: tf.distribute.Strategy) -> bool:
-    resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_id
 
 
 def _estimate(values: flags.FlagValues, strategy: tf.distribute.Strategy) -> dry_run.Estimate:

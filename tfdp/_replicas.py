@@ -85,6 +85,12 @@ def workers_of(strategy: tf.distribute.Strategy) -> int:
     return max(1, len(resolver.cluster_spec().as_dict().get("worker", [])))
 
 
+def is_first_worker(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes what all workers have in common."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.task_id
+
+
 def distributed(data: Any, strategy: tf.distribute.Strategy) -> tf.distribute.DistributedDataset:
     """Endless batches of which each replica gets its share: `as_shares` of each worker."""
 

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfdp import _validate
+from tfdp._replicas import is_first_worker as is_first_worker
 
 NAMES = ("none", "mirrored", "multi_worker", "tpu")
 _CLUSTER_VARIABLE = "TF_CONFIG"

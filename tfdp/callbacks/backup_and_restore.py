@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keras
 
+from tfdp import _replicas
+
 
 class BackupAndRestore(keras.callbacks.BackupAndRestore):
     """Keras's callback of this name, for training on several hosts too.
@@ -40,5 +42,4 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             super().on_train_end(logs)
 
     def _is_first_worker(self) -> bool:
-        resolver = self.model.distribute_strategy.cluster_resolver
-        return resolver is None or not resolver.task_id
+        return _replicas.is_first_worker(self.model.distribute_strategy)
