@@ -12,31 +12,35 @@ import pathlib
 import sys
 import time
 
-FOLDER, PORT, WORKERS, INDEX, EPOCHS, SECONDS = sys.argv[1:]
-if int(WORKERS) > 1:
-    hosts = [f"127.0.0.1:{int(PORT) + number}" for number in range(int(WORKERS))]
-    task = {"type": "worker", "index": int(INDEX)}
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": hosts}, "task": task})
+import keras
+import numpy as np
 
-import keras  # noqa: E402 - TensorFlow reads the variable when a strategy is made
-import numpy as np  # noqa: E402
-
-import tfdp  # noqa: E402
+import tfdp
 
 
 class Slow(keras.callbacks.Callback):
     """Says where training is, and waits."""
 
+    def __init__(self, seconds):
+        super().__init__()
+        self._seconds = seconds
+
     def on_epoch_end(self, epoch, logs=None):
         print("epoch", epoch, flush=True)
-        time.sleep(float(SECONDS))
+        time.sleep(self._seconds)
 
 
 def main():
-    folder = pathlib.Path(FOLDER)
+    folder = pathlib.Path(sys.argv[1])
+    port, workers, index, epochs = map(int, sys.argv[2:6])
+    seconds = float(sys.argv[6])
+    if workers > 1:
+        hosts = [f"127.0.0.1:{port + number}" for number in range(workers)]
+        task = {"type": "worker", "index": index}
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": hosts}, "task": task})
     numbers = np.random.default_rng(0)
     x, y = numbers.random((31, 6, 6, 1)).astype("float32"), numbers.integers(0, 3, 31)
-    name = "multi_worker" if int(WORKERS) > 1 else "none"
+    name = "multi_worker" if workers > 1 else "none"
     with tfdp.distribution.strategy(name).scope():
         keras.utils.set_random_seed(1)
         layers = [keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
@@ -47,22 +51,22 @@ def main():
             metrics=["accuracy"],
         )
     callbacks = []
-    if float(SECONDS):
-        callbacks = [tfdp.callbacks.BackupAndRestore(str(folder / "backup")), Slow()]
+    if seconds:
+        callbacks = [tfdp.callbacks.BackupAndRestore(str(folder / "backup")), Slow(seconds)]
     # Every batch is all examples; of several workers each has only a part of them.
     total = len(x)
-    if int(WORKERS) > 1:
-        mine = np.array_split(np.arange(total), int(WORKERS))[int(INDEX)]
+    if workers > 1:
+        mine = np.array_split(np.arange(total), workers)[index]
         data = tfdp.sampling.PoissonDataset(
             x[mine], y[mine], expected_batch_size=total, steps_per_epoch=2, num_examples=total
         )
     else:
         data = tfdp.sampling.PoissonDataset(x, y, expected_batch_size=total, steps_per_epoch=2)
     history = private.fit(
-        data, epochs=int(EPOCHS), verbose=0, callbacks=callbacks, validation_data=(x, y)
+        data, epochs=epochs, verbose=0, callbacks=callbacks, validation_data=(x, y)
     )
     np.savez(
-        folder / f"{WORKERS}_{INDEX}.npz",
+        folder / f"{workers}_{index}.npz",
         loss=history.history["loss"],
         val_accuracy=history.history["val_accuracy"],
         charged=sum(release.count for release in private.ledger.releases),
