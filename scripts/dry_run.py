@@ -141,13 +141,13 @@ def _epsilon(
 ) -> dict[str, float] | None:
     if settings.simulate_at is not None:
         return None
-    ledger = tfdp.accounting.PrivacyLedger()
-    ledger.charge(
-        tfdp.accounting.dp_sgd_event(noise_multiplier, batches.sampling_probability), steps
+    ledger = train_screening.ledger_of(
+        settings.screening,
+        noise_multiplier,
+        batches.sampling_probability,
+        batches.num_examples,
+        steps,
     )
-    scores = train_screening.scores_event(settings.screening, batches.num_examples, steps)
-    if scores is not None:
-        ledger.charge(scores)
     return {name: ledger.epsilon(settings.delta, name) for name in ("rdp", "pld")}
 
 

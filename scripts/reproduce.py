@@ -25,7 +25,6 @@ from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-import tfdp
 from tfdp.scripts import command_line, train_report, train_screening, whole_files
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.experiments import EXPERIMENTS, Experiment, Row
@@ -130,17 +129,13 @@ def examples(record: Record) -> int:
 
 def true_epsilon(record: Record) -> float:
     """Epsilon, by RDP, of everything that was worked out, whatever was charged for it."""
-    ledger = tfdp.accounting.PrivacyLedger()
-    steps = trials(record)
-    ledger.charge(
-        tfdp.accounting.dp_sgd_event(record["noise_multiplier"], record["sampling_probability"]),
-        steps,
+    ledger = train_screening.ledger_of(
+        train_screening.recorded(record["settings"]),
+        record["noise_multiplier"],
+        record["sampling_probability"],
+        record["train_examples"],
+        trials(record),
     )
-    scores = train_screening.scores_event(
-        train_screening.recorded(record["settings"]), record["train_examples"], steps
-    )
-    if scores is not None:
-        ledger.charge(scores)
     return ledger.epsilon(record["delta"])
 
 

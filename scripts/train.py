@@ -127,7 +127,7 @@ def _train_in(
 
 def _strategy(values: flags.FlagValues) -> tf.distribute.Strategy:
     try:
-        return tfdp.distribution.strategy(values.strategy, tpu=values.tpu)
+        return tfdp.distribution.strategy(values.strategy)
     except (ValueError, RuntimeError) as error:
         raise command_line.UsageError(
             f"--strategy={values.strategy} does not work: {error}"

@@ -215,6 +215,22 @@ def scores_event(
     return dp_accounting.SelfComposedDpEvent(score, steps)
 
 
+def ledger_of(
+    screening: Screening | None,
+    noise_multiplier: float,
+    sampling_probability: float,
+    num_examples: int,
+    steps: int,
+) -> tfdp.accounting.PrivacyLedger:
+    """What so many steps spend, and their scores, whether updates are kept or not."""
+    ledger = tfdp.accounting.PrivacyLedger()
+    ledger.charge(tfdp.accounting.dp_sgd_event(noise_multiplier, sampling_probability), steps)
+    scores = scores_event(screening, num_examples, steps)
+    if scores is not None:
+        ledger.charge(scores)
+    return ledger
+
+
 def _rule(screening: Screening, num_examples: int) -> tfdp.callbacks.ScreeningRule:
     if screening.rule == "annealing":
         return tfdp.callbacks.SimulatedAnnealing(

@@ -23,6 +23,8 @@ from tfdp.scripts.presets import (
 )
 
 REFERENCE_FILE = "reference.json"
+# Not "tpu": it needs batches of fixed shape, which this program does not draw.
+STRATEGIES = [name for name in tfdp.distribution.NAMES if name != "tpu"]
 # The dtype policies of Keras.
 PRECISIONS = {
     "float32": "float32",
@@ -142,10 +144,9 @@ def declare_flags(values: flags.FlagValues) -> None:
         "strategy",
         "none",
         "Devices: one; all of this host; those of all hosts in TF_CONFIG, of which each runs this "
-        "command, with an --output_dir that all of them see; a TPU. Changes cost, not results.",
-        list(tfdp.distribution.NAMES),
+        "command, with an --output_dir that all of them see. Changes cost, not results.",
+        STRATEGIES,
     )
-    define(text, "tpu", None, "Name or address of the TPU. Defaults to what the environment says.")
     define(
         flags.DEFINE_enum,
         "accountant",
@@ -323,10 +324,8 @@ def check_flags(values: flags.FlagValues) -> None:
         )
     if values.activation is not None:
         parse_activation(values.activation)
-    if values.tpu is not None and values.strategy != "tpu":
-        raise UsageError(f"--tpu is for --strategy=tpu. Received: strategy={values.strategy}")
     screening = train_screening.settle(values)
-    if screening is not None and values.strategy in ("multi_worker", "tpu"):
+    if screening is not None and values.strategy == "multi_worker":
         raise UsageError(
             f"--screening decides in one process, on one host. Received: strategy={values.strategy}"
         )

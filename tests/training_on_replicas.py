@@ -177,6 +177,9 @@ def everything_else(strategy):
     augmented = {"augmentation": tfdp.layers.RandomShift(1), "augmentation_multiplicity": 2}
     public = tfdp.sampling.public(X[:5], Y[:5])
     annealing = tfdp.callbacks.UpdateScreening(tfdp.callbacks.SimulatedAnnealing(), public)
+    threshold = tfdp.callbacks.UpdateScreening(
+        tfdp.callbacks.NoisyThreshold(sampling_probability=0.5), (X, Y)
+    )
     budget = tfdp.callbacks.PrivacyBudget(2.0, 1e-3)
     folder = tempfile.mkdtemp()
     cases = {
@@ -192,6 +195,7 @@ def everything_else(strategy):
         "mixed precision": {"build": in_bfloat16},
         "augmentation": {"private": augmented},
         "screening": {"fit": {"callbacks": [annealing], "batch_size": 8}},
+        "screening by scores": {"fit": {"callbacks": [threshold], "batch_size": 8}},
         "budget": {"fit": {"callbacks": [budget], "batch_size": 8, "epochs": 100}},
         "backup": {"fit": {"callbacks": [tfdp.callbacks.BackupAndRestore(folder + "/backup")]}},
         "validation": {"fit": {"validation_data": (X, Y)}},
