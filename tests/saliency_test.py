@@ -149,7 +149,9 @@ def test_candidates_by_name_by_function_and_none():
 @hypothesis.settings(max_examples=60)
 @hypothesis.given(
     st.lists(
-        st.lists(st.floats(0, 1e30, width=32), min_size=4, max_size=4), min_size=1, max_size=6
+        st.lists(st.floats(0, float(np.float32(1e30)), width=32), min_size=4, max_size=4),
+        min_size=1,
+        max_size=6,
     ),
     st.floats(1e-3, 1e3),
     st.data(),

@@ -99,7 +99,9 @@ def by_name(model: keras.Model, argument: str, names: Any) -> dict[str, keras.la
         _validate.text(argument, name)
         paths = [name] if name in layers else [p for p, x in layers.items() if x.name == name]
         if len(paths) != 1:
-            known = f"paths or unique names among {list(layers)}; {name!r} is of {len(paths)} layers"
+            known = (
+                f"paths or unique names among {list(layers)}; {name!r} is of {len(paths)} layers"
+            )
             raise _validate.value_error(argument, names, known)
         path = paths[0]
         if path in found:

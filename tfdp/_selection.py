@@ -100,7 +100,9 @@ class Selection:
         figure = Figure(figsize=(8, 1.2 + 0.18 * count), layout="constrained")
         axes = figure.subplots()
         for chosen, colour, label in ((True, "C1", "selected"), (False, "0.7", "not selected")):
-            places = [k for k, path in enumerate(self.candidates) if (path in self.layers) is chosen]
+            places = [
+                k for k, path in enumerate(self.candidates) if (path in self.layers) is chosen
+            ]
             scores = [self.scores[self.candidates[place]] for place in places]
             axes.barh(places, scores, color=colour, label=label)
         axes.set_yticks(range(count), self.candidates, fontsize=7)

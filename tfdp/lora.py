@@ -63,15 +63,15 @@ def enable(
     _matrices.check_built(model)
     rank = _validate.integer("rank", rank, minimum=1)
     scale = {} if alpha is None else {"lora_alpha": _validate.positive("alpha", alpha)}
+    if hasattr(layers, "candidates"):  # A Selection.
+        layers = layers.layers
+    chosen = _matrices.by_name(model, "layers", layers)
     adapted = adapted_layers(model)
     if adapted:
         raise ValueError(
             "`model` has adapters already: merge them first, or name all layers at once. "
             f"Received: model={model.name!r}, with adapters on {list(adapted)}"
         )
-    if hasattr(layers, "candidates"):  # A Selection.
-        layers = layers.layers
-    chosen = _matrices.by_name(model, "layers", layers)
     _freeze_all_but(model, {id(layer) for layer in chosen.values()})
     for layer in chosen.values():
         layer.enable_lora(rank, **scale)

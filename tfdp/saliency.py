@@ -19,10 +19,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfdp import _entropy, _matrices, _validate, accounting, clipping, sampling
+from tfdp._selection import Selection
 from tfdp.model_checks import check_model
 from tfdp.noise import GaussianNoise
 from tfdp.sampling.rows import ArrayRows
-from tfdp._selection import Selection
 
 __all__ = ["Selection", "select"]
 
@@ -397,6 +397,8 @@ def clipped_shares(squared: Sequence[tf.Tensor], finite: tf.Tensor, clip: float)
 def _gumbel(count: int, key: tf.Tensor) -> tf.Tensor:
     """Independent standard Gumbel noise, float64, of a stream that nothing else uses."""
     own_key = tf.random.experimental.stateless_fold_in(key, tf.constant(2, tf.int64))
-    smallest = np.finfo("float64").tiny  # Uniform numbers are in [0, 1); of 0 there is no logarithm.
+    smallest = np.finfo(
+        "float64"
+    ).tiny  # Uniform numbers are in [0, 1); of 0 there is no logarithm.
     uniform = tf.random.stateless_uniform([count], own_key, smallest, 1.0, tf.float64)
     return -tf.math.log(-tf.math.log(uniform))

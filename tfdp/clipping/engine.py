@@ -254,7 +254,7 @@ class RecordingEngine(Engine):
         self.reports = []
         held = [_floats(part) for call in recorder.calls for part in (call.args, call.output)]
         for call, cotangent in zip(recorder.calls, cotangents, strict=True):
-            cotangent = keras.tree.map_structure(self._unscaled, cotangent)
+            cotangent = keras.tree.map_structure(self._unscaled, cotangent, call.output)
             if all(part is None for part in keras.tree.flatten(cotangent)):
                 continue  # The loss does not depend on this call.
             rule = self._plan.rules[call.layer]
@@ -272,11 +272,12 @@ class RecordingEngine(Engine):
         self.floats_per_example = rows * sum(held) + gradients_held
         return gradients, losses, y_pred
 
-    def _unscaled(self, cotangent: Any) -> tf.Tensor | None:
+    def _unscaled(self, cotangent: Any, output: tf.Tensor) -> tf.Tensor | None:
         """The gradient with respect to an output as a tensor (gathers leave slices)."""
         if cotangent is None:
             return None
         cotangent = tf.convert_to_tensor(cotangent)
+        cotangent.set_shape(output.shape)  # Slices do not know theirs.
         if self._loss_scale == 1.0:
             return cotangent
         if cotangent.dtype == tf.float16:
