@@ -181,8 +181,6 @@ def test_removing_an_example_moves_the_scores_by_at_most_the_square_of_the_clip(
     assert moved.min() >= -rounding
     assert np.abs(moved).sum() <= clip**2 + rounding
     assert np.linalg.norm(moved) <= clip**2 + rounding
-    if scale == 1e8:
-        hypothesis.event("a large gradient")
 
 
 def test_a_clipped_example_moves_the_scores_by_the_square_of_the_clip():
@@ -208,18 +206,27 @@ def many_matrices(count):
     return keras.Model(inputs, keras.layers.Concatenate()(outputs))
 
 
-def test_the_noise_has_the_scale_that_is_charged():
-    count, clip, sigma = 250, 0.5, 3.0
+def test_the_noise_has_the_scale_that_is_charged(monkeypatch):
+    count, clip, sigma = 50, 0.5, 3.0
     model = many_matrices(count)
-    data = (np.zeros((4, 2), "float32"), np.ones((4, count)))  # No input, no gradient.
-    setting = {"candidates": "all_matrices", "l2_norm_clip": clip, "score_noise_multiplier": sigma}
-    noisy = saliency.select(model, "mse", data, **setting)
-    noise = list(noisy.scores.values())
+    exact = np.arange(count) * 0.1
+    monkeypatch.setattr(saliency, "_scores", lambda *_: tf.constant(exact))
+    noise = []
+    for _ in range(40):
+        selection = saliency.select(
+            model,
+            "mse",
+            (X[:, :2], np.ones((13, count))),
+            candidates="all_matrices",
+            l2_norm_clip=clip,
+            score_noise_multiplier=sigma,
+        )
+        assert selection.event == dp_accounting.GaussianDpEvent(sigma)
+        noise.extend(np.array(list(selection.scores.values())) - exact)
     scale = sigma * clip**2
     assert stats.kstest(noise, "norm", args=(0, scale)).pvalue > 1e-4
     for wrong in (2 / 3, 3 / 2):
         assert stats.kstest(noise, "norm", args=(0, wrong * scale)).pvalue < 1e-6
-    assert noisy.event == dp_accounting.GaussianDpEvent(sigma)
 
 
 def test_a_poisson_sample_is_what_is_scored():

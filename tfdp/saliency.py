@@ -162,8 +162,10 @@ def select(
     if fraction == 0:
         raise _validate.value_error("fraction", fraction, "positive")
     clip = _validate.positive("l2_norm_clip", l2_norm_clip)
-    if not 0 < clip**2 < math.inf:
-        raise _validate.value_error("l2_norm_clip", l2_norm_clip, "a number with a finite square")
+    if not 0 < clip * clip < math.inf:
+        raise _validate.value_error(
+            "l2_norm_clip", l2_norm_clip, "a number whose square is neither 0 nor infinite"
+        )
     probability = _validate.probability("sampling_probability", sampling_probability)
     if probability == 0:
         raise _validate.value_error("sampling_probability", sampling_probability, "positive")
