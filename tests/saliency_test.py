@@ -276,12 +276,14 @@ def test_the_exponential_mechanism_chooses_as_its_proof_says():
     assert len(selection.layers) == 2
     assert selection.scores is None
     assert selection.event == dp_accounting.dp_event.ZCDpEvent(rho=2 / (8 * sigma**2))
+    ledger = accounting.PrivacyLedger()
+    selection.charge(ledger)
+    assert ledger.epsilon(1e-5) <= accounting.zcdp_epsilon(0.01, 1e-5)
     setting["score_noise_multiplier"] = 0.0
     selection = saliency.select(model, LOSS, (X, Y), fraction=1.0, **setting)
     assert [*selection.candidates] == ["first", "second", "logits"]
     order = [selection.candidates.index(path) for path in selection.layers]
     assert order == list(np.argsort(-exact))
-    ledger = accounting.PrivacyLedger()
     selection.charge(ledger)
     assert ledger.epsilon(1e-5) == math.inf
 

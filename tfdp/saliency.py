@@ -118,7 +118,7 @@ def select(
       order of the scores is post-processing.
     * *Exponential.* Adding Gumbel noise of scale ``b = noise multiplier * C^2`` to F and reporting
       the k largest in order equals k choices without replacement, each with probability
-      proportional to ``exp(F[m] / b)`` (Durfee and Rogers 2019, lemma 4.2). One example more
+      proportional to ``exp(F[m] / b)`` (Durfee and Rogers 2019). One example more
       raises each F[m] by between 0 and C^2, so the privacy loss of a choice,
       ``(F'[m] - F[m]) / b - ln(Z' / Z)``, lies in an interval of width
       ``e = C^2 / b = 1 / noise multiplier``. By Hoeffding's lemma such a loss X of P against Q has
@@ -149,9 +149,9 @@ def select(
         ...     3.0, sampling_probability=0.1, steps=50, delta=1e-3, beside=selection.event)
 
     References:
-        - DP-SAPF, "Differentially private image synthesis via saliency-aware parameter
-          fine-tuning": the scores, the Gaussian mechanism. Its code adds noise of standard
-          deviation ``noise multiplier * C``, which is right for C = 1 alone.
+        - DP-SAPF 2026, arXiv:2605.30312, and its code: the scores, the Gaussian mechanism. The
+          code adds noise of standard deviation ``noise multiplier * C``, which is right for C = 1
+          alone.
         - Durfee and Rogers 2019, "Practical Differentially Private Top-k Selection with
           Pay-what-you-get Composition", arXiv:1905.04273.
         - Cesar and Rogers 2021, "Bounding, Concentrating, and Truncating: Unifying Privacy Loss
