@@ -8,6 +8,7 @@ argument that the row does not speak of.
 import dataclasses
 import inspect
 import math
+import os
 import re
 import tempfile
 import types
@@ -97,6 +98,32 @@ def ledger():
 
 def poisson():
     return tfdp.sampling.PoissonDataset(X, Y, expected_batch_size=2)
+
+
+def adaptable():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="dense")])
+
+
+def adapted():
+    model = adaptable()
+    tfdp.lora.enable(model, ["dense"], rank=1)
+    return model
+
+
+def adapters_file():
+    path = os.path.join(tempfile.mkdtemp(), "adapters")
+    tfdp.lora.save_adapters(adapted(), path)
+    return path
+
+
+def selection():
+    return tfdp.saliency.select(
+        adaptable(),
+        "mse",
+        (X, np.zeros((6, 3))),
+        candidates="all_matrices",
+        score_noise_multiplier=1.0,
+    )
 
 
 X, Y = np.arange(24.0).reshape(6, 4), np.zeros(6, "int32")
@@ -570,6 +597,79 @@ CASES: dict[str, Case] = {
             "sampling": CHOICE,
         },
     ),
+    # Selection and adapters.
+    "tfdp.saliency.select": a(
+        tfdp.saliency.select,
+        {
+            "model": adaptable(),
+            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "data": (X, Y),
+            "score_noise_multiplier": 1.0,
+            "candidates": "all_matrices",
+        },
+        {
+            "model": (*MODEL, keras.Sequential([keras.layers.Dense(2)])),
+            "loss": (None, "no loss", 1.0),
+            "data": (None, X, (X,), (X, Y[:5]), (None, Y), ("x", Y), (X, "y"), (X, Y, Y)),
+            "fraction": SAMPLING_RATE,
+            "l2_norm_clip": (*POSITIVE, 1e-200, 1e200),
+            "score_noise_multiplier": NON_NEGATIVE,
+            "sampling_probability": SAMPLING_RATE,
+            "candidates": (
+                None,
+                1,
+                "another",
+                [],
+                ["absent"],
+                [1],
+                "attention",
+                lambda layer: None,
+                lambda layer: False,
+            ),
+            "mechanism": CHOICE,
+            "physical_batch_size": optional(COUNT),
+            "seed": optional(INTEGER),
+            "verbose": (None, 2, "yes"),
+        },
+    ),
+    "tfdp.saliency.Selection.charge": a(
+        selection().charge, {"ledger": ledger()}, {"ledger": (None, 1, "ledger", {})}
+    ),
+    "tfdp.saliency.Selection.plot": a(
+        selection().plot,
+        {"path": os.path.join(tempfile.mkdtemp(), "scores.png")},
+        {"path": (None, 1, "")},
+    ),
+    "tfdp.saliency.Selection.from_json": a(
+        tfdp.saliency.Selection.from_json,
+        {"text": selection().to_json()},
+        {"text": (None, 1, b"{}", "", "{}", "[]", "no JSON")},
+    ),
+    "tfdp.lora.enable": a(
+        tfdp.lora.enable,
+        {"model": adaptable(), "layers": ["dense"], "rank": 1},
+        {
+            "model": (*MODEL, keras.Sequential([keras.layers.Dense(2)])),
+            "layers": (None, 1, "dense", [], ["absent"], [1], [None], {"dense": 1}),
+            "rank": COUNT,
+            "alpha": optional(POSITIVE),
+        },
+    ),
+    "tfdp.lora.trainable_parameters": a(
+        tfdp.lora.trainable_parameters, {"model": adaptable()}, {"model": MODEL}
+    ),
+    "tfdp.lora.adapted_layers": a(tfdp.lora.adapted_layers, {"model": adapted()}, {"model": MODEL}),
+    "tfdp.lora.merge": a(tfdp.lora.merge, {"model": adapted()}, {"model": (*MODEL, adaptable())}),
+    "tfdp.lora.save_adapters": a(
+        tfdp.lora.save_adapters,
+        {"model": adapted(), "path": adapters_file()},
+        {"model": (*MODEL, adaptable()), "path": (None, 1, "")},
+    ),
+    "tfdp.lora.load_adapters": a(
+        tfdp.lora.load_adapters,
+        {"model": adapted(), "path": adapters_file()},
+        {"model": (*MODEL, adaptable()), "path": (None, 1, "", __file__)},
+    ),
     # Callbacks.
     "tfdp.callbacks.SimulatedAnnealing": a(
         tfdp.callbacks.SimulatedAnnealing,
@@ -719,6 +819,7 @@ MADE_BY_THE_PACKAGE = {
     "tfdp.callbacks.SimulatedAnnealing.acceptance_probability",
     "tfdp.callbacks.SimulatedAnnealing.decided",
     "tfdp.callbacks.UpdateScreening.release_with_each_step",
+    "tfdp.saliency.Selection",
     "tfdp.sampling.PublicData",
     "tfdp.simulation.Search",
     "tfdp.simulation.Trial",

@@ -75,6 +75,41 @@ def test_clipped_sum_is_that_of_one_example_at_a_time(mode, length):
     assert finite.numpy().all() and losses.shape == (length,)
 
 
+@pytest.mark.parametrize("mode", ["auto", "vectorized"])
+@pytest.mark.parametrize("length", [1, 7])
+def test_squared_norms_are_those_of_each_variable_one_example_at_a_time(mode, length):
+    model = small_cnn()
+    model.layers[2].trainable = False
+    x, y = batch((12, 12, 2), length)
+    if length > 1:
+        x[3] = np.nan
+    engine = engine_for(model, 1.0, mode)
+    squared, finite = tf.function(
+        lambda x, y: engine.squared_norms(x, y, None, clipping.PerExampleLoss(LOSS)),
+        autograph=False,
+    )(x, y)
+    assert finite.numpy().tolist() == [k != 3 for k in range(length)]
+    per_example = reference.gradients(model, LOSS, x, y)
+    expected = [(g.reshape(length, -1) ** 2).sum(1)[finite] for g in per_example]
+    reference.assert_close([s[finite] for s in squared], expected)
+
+
+def test_gradients_that_come_as_slices_have_the_shape_of_the_output():
+    inputs = keras.Input((3,))
+    parts = [keras.layers.Dense(2)(inputs) for _ in range(2)]
+    model = keras.Model(inputs, keras.layers.Concatenate()(parts))
+    x, y = np.ones((5, 3), "float32"), np.zeros((5, 4), "float32")
+    loss = keras.losses.MeanSquaredError()
+    engine = engine_for(model, 0.1)
+    of_any_length = tf.function(
+        lambda x, y: engine(x, y, None, clipping.PerExampleLoss(loss)).sums,
+        input_signature=[tf.TensorSpec([None, 3]), tf.TensorSpec([None, 4])],
+        autograph=False,
+    )
+    expected = reference.clipped_sum(reference.gradients(model, loss, x, y), 0.1)
+    reference.assert_close(of_any_length(x, y), expected)
+
+
 def test_loop_and_patches_agree():
     model = small_cnn()
     x, y = batch((12, 12, 2), 5)

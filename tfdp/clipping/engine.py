@@ -105,9 +105,7 @@ class Engine(abc.ABC):
         valid: tf.Tensor | None = None,
     ) -> ClippedGradients:
         gradients, losses, y_pred = self._per_example(x, y, sample_weight, loss_fn)
-        squared = [None if g is None else g.squared_norm() for g in gradients]
-        norms = _total_norm(squared, losses)
-        finite = tf.math.is_finite(norms)
+        squared, norms, finite = _measured(gradients, losses)
         keep = finite if valid is None else tf.logical_and(finite, valid)
         _drop_examples(finite, gradients)
         sums, clipped = [], tf.zeros_like(finite)
@@ -147,8 +145,7 @@ class Engine(abc.ABC):
             `ClippedGradients` whose ``sums`` have the shape ``(num_groups, *variable)``.
         """
         gradients, losses, y_pred = self._per_example(x, y, sample_weight, loss_fn)
-        norms = _total_norm([None if g is None else g.squared_norm() for g in gradients], losses)
-        finite = tf.math.is_finite(norms)
+        _, norms, finite = _measured(gradients, losses)
         _drop_examples(finite, gradients)
         sums = []
         for variable, gradient in zip(self._model.trainable_variables, gradients, strict=True):
@@ -160,6 +157,26 @@ class Engine(abc.ABC):
                 total = tf.math.unsorted_segment_sum(rows, groups, num_groups)
                 sums.append(tf.cast(tf.reshape(total, shape), variable.dtype))
         return ClippedGradients(sums, norms, tf.zeros_like(finite), finite, losses, y_pred)
+
+    def squared_norms(
+        self, x: Any, y: Any, sample_weight: Any, loss_fn: PerExampleLossFn
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Squared norms of the unclipped gradients, variable by variable; nothing is added up.
+
+        Args:
+            x: As in the call.
+            y: As in the call.
+            sample_weight: As in the call.
+            loss_fn: As in the call.
+
+        Returns:
+            For each trainable variable, in the model's order, squared norms ``(batch,)``: zeros
+            where the loss does not depend on it. Then which examples had a finite loss and
+            gradient, ``(batch,)``; the norms of the others mean nothing.
+        """
+        gradients, losses, _ = self._per_example(x, y, sample_weight, loss_fn)
+        squared, norms, finite = _measured(gradients, losses)
+        return [tf.zeros_like(norms) if s is None else s for s in squared], finite
 
     def _per_example(
         self, x: Any, y: Any, sample_weight: Any, loss_fn: PerExampleLossFn
@@ -237,7 +254,7 @@ class RecordingEngine(Engine):
         self.reports = []
         held = [_floats(part) for call in recorder.calls for part in (call.args, call.output)]
         for call, cotangent in zip(recorder.calls, cotangents, strict=True):
-            cotangent = keras.tree.map_structure(self._unscaled, cotangent)
+            cotangent = keras.tree.map_structure(self._unscaled, cotangent, call.output)
             if all(part is None for part in keras.tree.flatten(cotangent)):
                 continue  # The loss does not depend on this call.
             rule = self._plan.rules[call.layer]
@@ -255,11 +272,12 @@ class RecordingEngine(Engine):
         self.floats_per_example = rows * sum(held) + gradients_held
         return gradients, losses, y_pred
 
-    def _unscaled(self, cotangent: Any) -> tf.Tensor | None:
+    def _unscaled(self, cotangent: Any, output: tf.Tensor) -> tf.Tensor | None:
         """The gradient with respect to an output as a tensor (gathers leave slices)."""
         if cotangent is None:
             return None
         cotangent = tf.convert_to_tensor(cotangent)
+        cotangent.set_shape(output.shape)  # Slices do not know theirs.
         if self._loss_scale == 1.0:
             return cotangent
         if cotangent.dtype == tf.float16:
@@ -291,6 +309,15 @@ def _one_gradient(uses: list[PerExampleGradient]) -> PerExampleGradient | None:
     if len(uses) > 1:
         return uses[0].joined(uses[1:]) or Summed(uses)
     return uses[0] if uses else None
+
+
+def _measured(
+    gradients: Sequence[PerExampleGradient | None], losses: tf.Tensor
+) -> tuple[list[tf.Tensor | None], tf.Tensor, tf.Tensor]:
+    """Squared norms of each variable's gradients, norms over all of them, and which are finite."""
+    squared = [None if g is None else g.squared_norm() for g in gradients]
+    norms = _total_norm(squared, losses)
+    return squared, norms, tf.math.is_finite(norms)
 
 
 def _total_norm(squared: Sequence[tf.Tensor | None], losses: tf.Tensor) -> tf.Tensor:
