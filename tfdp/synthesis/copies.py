@@ -158,6 +158,7 @@ def copy_check(
         random_state=random,
     )
     members, others = -_nearest(training, synthetic)[0], -_nearest(held_out, synthetic)[0]
+    threshold = np.quantile(others, 1 - FALSE_POSITIVES, method="higher")
     interval = stats.bootstrap(
         (members, others),
         _auc,
@@ -176,9 +177,7 @@ def copy_check(
         auc=_auc(members, others),
         auc_low=float(interval.low),
         auc_high=float(interval.high),
-        detected=float(
-            np.mean(members > np.quantile(others, 1 - FALSE_POSITIVES, method="higher"))
-        ),
+        detected=float(np.mean(members > threshold)),
         confidence=confidence,
         extractor=synthetic.extractor,
         synthetic=len(synthetic),

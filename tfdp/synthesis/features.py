@@ -23,7 +23,7 @@ from tfdp.synthesis.pictures import as_images, as_labels
 INCEPTION_SIDE = 299
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # Arrays have no equality of their own.
 class Features:
     """Features of a set of images, and what made them. Made by a `FeatureExtractor`.
 

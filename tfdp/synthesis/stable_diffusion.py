@@ -55,8 +55,10 @@ def stable_diffusion_unet(
         if _validate.integer(name, side, minimum=1) % SIDE_MULTIPLE:
             raise _validate.value_error(name, side, f"a multiple of {SIDE_MULTIPLE}")
     text_length = _validate.integer("text_length", text_length, minimum=1)
-    if weights is not None and not os.path.isfile(_validate.path("weights", weights)):
-        raise _validate.value_error("weights", weights, "the path of a file")
+    if weights is not None:
+        weights = _validate.path("weights", weights)
+        if not os.path.isfile(weights):
+            raise _validate.value_error("weights", weights, "the path of a file")
     try:
         from keras_cv.models.stable_diffusion import DiffusionModel  # Heavy, and needed here alone.
     except ImportError as error:
