@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import tfdp
 from tfdp.synthesis import Features
+from tfdp.synthesis.copies import _auc
 
 
 def draw(count, seed, dimension=6):
@@ -14,6 +16,15 @@ def draw(count, seed, dimension=6):
 def check(synthetic, training, held_out, **kwargs):
     sets = (Features("test", values) for values in (synthetic, training, held_out))
     return tfdp.synthesis.copy_check(*sets, **{"resamples": 200, **kwargs})
+
+
+def test_the_area_is_that_of_scikit_learn_also_with_ties():
+    random = np.random.default_rng(0)
+    members, others = random.integers(0, 5, (3, 20)), random.integers(0, 4, (3, 30))
+    areas = _auc(members, others)
+    for area, row, other in zip(areas, members, others, strict=True):
+        expected = roc_auc_score([1] * 20 + [0] * 30, [*row, *other])
+        assert area == pytest.approx(expected)
 
 
 def test_planted_copies_are_found():

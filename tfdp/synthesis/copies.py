@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from tfdp import _validate
@@ -148,12 +147,13 @@ def copy_check(
         np.bincount(nearest_training, weight, minlength=len(training)),
         np.bincount(nearest_held_out, 1 - weight, minlength=len(held_out)),
     )
+    batch = max(1, 10_000_000 // (len(training) + len(held_out)))  # To bound memory.
     test = stats.permutation_test(
         nearest_to,
         _difference_of_means,
         vectorized=True,
         n_resamples=resamples,
-        batch=max(1, 10_000_000 // (len(training) + len(held_out))),
+        batch=batch,
         alternative="greater",
         random_state=random,
     )
@@ -162,8 +162,9 @@ def copy_check(
     interval = stats.bootstrap(
         (members, others),
         _auc,
-        vectorized=False,
+        vectorized=True,
         n_resamples=resamples,
+        batch=batch,
         confidence_level=confidence,
         method="percentile",
         random_state=random,
@@ -174,7 +175,7 @@ def copy_check(
         p_value=float(test.pvalue),
         distance_to_training=float(np.median(to_training)),
         distance_to_held_out=float(np.median(to_held_out)),
-        auc=_auc(members, others),
+        auc=float(_auc(members, others)),
         auc_low=float(interval.low),
         auc_high=float(interval.high),
         detected=float(np.mean(members > threshold)),
@@ -246,7 +247,9 @@ def _difference_of_means(training: np.ndarray, held_out: np.ndarray, axis: int) 
     return training.mean(axis=axis) - held_out.mean(axis=axis)
 
 
-def _auc(members: np.ndarray, others: np.ndarray) -> float:
+def _auc(members: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
     """The probability that a member scores above another; ties count half."""
-    membership = np.repeat([1, 0], [len(members), len(others)])
-    return float(roc_auc_score(membership, np.concatenate([members, others])))
+    count, other_count = members.shape[axis], others.shape[axis]
+    ranks = stats.rankdata(np.concatenate([members, others], axis=axis), axis=axis)
+    total = np.take(ranks, range(count), axis=axis).sum(axis=axis)
+    return (total - count * (count + 1) / 2) / (count * other_count)
