@@ -68,6 +68,7 @@ def test_classifier_features_of_a_given_model_are_what_its_last_layer_gets():
         np.testing.assert_array_equal(weights, kept)
 
 
+@pytest.mark.slow
 def test_inception_reads_its_weights_and_takes_grey_images(tmp_path):
     path = tmp_path / "random.weights.h5"
     network = keras.applications.InceptionV3(

@@ -96,6 +96,7 @@ def train_classifier(
         keras.optimizers.Adam(learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        jit_compile=False,  # Compiling takes longer than it saves on small networks.
     )
     order = np.random.default_rng(seed)
     (places,) = np.nonzero(~held)
