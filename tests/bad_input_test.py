@@ -6,12 +6,15 @@ argument that the row does not speak of.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 import os
 import re
+import sys
 import tempfile
 import types
+import unittest.mock
 from collections.abc import Callable
 from typing import Any
 
@@ -202,6 +205,51 @@ def model_case(model, **bad):
         },
     )
 
+
+def features(count, extractor="test"):
+    return tfdp.synthesis.Features(extractor, np.random.default_rng(count).normal(size=(count, 2)))
+
+
+@functools.wraps(tfdp.synthesis.inception_features)
+def small_inception(*args, **kwargs):
+    network = keras.Sequential([keras.Input((299, 299, 3)), keras.layers.GlobalAveragePooling2D()])
+    with unittest.mock.patch("keras.applications.InceptionV3", return_value=network):
+        return tfdp.synthesis.inception_features(*args, **kwargs)
+
+
+@functools.wraps(tfdp.synthesis.stable_diffusion_unet)
+def stand_in_for_stable_diffusion(*args, **kwargs):
+    """Without building 860 million weights."""
+    module = unittest.mock.Mock()
+    with unittest.mock.patch.dict(sys.modules, {"keras_cv.models.stable_diffusion": module}):
+        return tfdp.synthesis.stable_diffusion_unet(*args, **kwargs)
+
+
+def denoising_network():
+    latent = keras.Input((8, 8, 4), name="latent")
+    others = keras.Input((6,), name="timestep_embedding"), keras.Input((3, 5), name="context")
+    return keras.Model([latent, *others], latent)
+
+
+def image_classifier(classes=2):
+    return keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(classes)]
+    )
+
+
+BYTES, CLASSES = np.zeros((20, 8, 8, 1), "uint8"), np.repeat([0, 1], 10)
+FEATURES = (None, np.zeros((5, 2)), features(9, "another"))
+IMAGES = (None, "x", BYTES.astype("int64"), BYTES - 1.0, BYTES[:0], BYTES[0, 0])
+LABELS = (None, "y", CLASSES[:5], CLASSES * 1.0, CLASSES - 1)
+NO_FILE = (1, "", "no such file", ["file"])
+CLASSIFIER = (1, "model", lambda x: x, plain_model(), image_classifier(1))
+TRAINING = {
+    "model": CLASSIFIER,
+    "epochs": COUNT,
+    "batch_size": COUNT,
+    "learning_rate": POSITIVE,
+    "seed": NATURAL,
+}
 
 PRIVATE_MODEL = {
     "model": (*MODEL, keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])),
@@ -727,6 +775,150 @@ CASES: dict[str, Case] = {
         {"delta": 1e-5},
         {"delta": DELTA, "accountant": CHOICE, "csv_path": (1, ["log"]), "log_dir": (1, ["logs"])},
     ),
+    # Synthesis.
+    "tfdp.synthesis.Features": a(
+        tfdp.synthesis.Features,
+        {"extractor": "test", "values": np.zeros((3, 2))},
+        {
+            "extractor": TEXT,
+            "values": (None, "x", np.zeros(3), np.zeros((0, 2)), [[math.nan]], [[math.inf]]),
+        },
+    ),
+    "tfdp.synthesis.FeatureExtractor": a(
+        tfdp.synthesis.FeatureExtractor,
+        {"name": "test", "model": image_classifier()},
+        {"name": TEXT, "model": (*MODEL, plain_model()), "batch_size": COUNT},
+    ),
+    "tfdp.synthesis.StableDiffusionDenoiser": a(
+        tfdp.synthesis.StableDiffusionDenoiser,
+        {"unet": denoising_network()},
+        {"unet": (*MODEL, plain_model()), "seed": optional(NATURAL)},
+        free=("kwargs",),
+    ),
+    "tfdp.synthesis.classifier_features": a(
+        tfdp.synthesis.classifier_features,
+        {
+            "name": "zeros",
+            "public": sampling.public(BYTES, CLASSES),
+            "model": image_classifier(),
+            "epochs": 1,
+        },
+        {
+            "name": TEXT,
+            "public": (
+                None,
+                (BYTES, CLASSES),
+                sampling.public(BYTES),
+                sampling.public(X, Y),
+                sampling.public(BYTES[:9], CLASSES[:9]),
+                sampling.public({"images": BYTES}, CLASSES),
+            ),
+            **TRAINING,
+        },
+    ),
+    "tfdp.synthesis.closest_pairs": a(
+        tfdp.synthesis.closest_pairs,
+        {
+            "synthetic": features(3),
+            "training": features(4),
+            "synthetic_images": BYTES[:3],
+            "training_images": BYTES[:4],
+        },
+        {
+            "synthetic": (None, np.zeros((3, 2))),
+            "training": FEATURES,
+            "synthetic_images": (*IMAGES, BYTES),
+            "training_images": (*IMAGES, BYTES),
+            "pairs": COUNT,
+        },
+    ),
+    "tfdp.synthesis.copy_check": a(
+        tfdp.synthesis.copy_check,
+        {"synthetic": features(3), "training": features(4), "held_out": features(5)},
+        {
+            "synthetic": (None, np.zeros((3, 2))),
+            "training": (*FEATURES, features(1)),
+            "held_out": (*FEATURES, features(1)),
+            "resamples": COUNT,
+            "confidence": DELTA,
+            "seed": NATURAL,
+        },
+    ),
+    "tfdp.synthesis.downstream_accuracy": a(
+        tfdp.synthesis.downstream_accuracy,
+        {
+            "synthetic_x": BYTES,
+            "synthetic_y": CLASSES,
+            "test_x": BYTES,
+            "test_y": CLASSES,
+            "model": image_classifier(),
+            "epochs": 1,
+        },
+        {
+            "synthetic_x": IMAGES,
+            "synthetic_y": (*LABELS, np.arange(20)),
+            "test_x": (*IMAGES, BYTES[:, :4]),
+            "test_y": LABELS,
+            "shift": (*NATURAL, 8),
+            **TRAINING,
+        },
+    ),
+    "tfdp.synthesis.frechet_distance": a(
+        tfdp.synthesis.frechet_distance,
+        {"real": features(3), "synthetic": features(4)},
+        {
+            "real": (None, np.zeros((5, 2)), features(2)),
+            "synthetic": (*FEATURES, features(2)),
+        },
+    ),
+    "tfdp.synthesis.gaussian_frechet_distance": a(
+        tfdp.synthesis.gaussian_frechet_distance,
+        {
+            "mean_1": np.zeros(2),
+            "covariance_1": np.eye(2),
+            "mean_2": np.zeros(2),
+            "covariance_2": np.eye(2),
+        },
+        {
+            "mean_1": ("x", 0.0, np.zeros((2, 2)), [math.nan, 0.0], []),
+            "covariance_1": ("x", 1.0, np.eye(3), -np.eye(2), [[1.0, 1.0], [0.0, 1.0]]),
+            "mean_2": ("x", 0.0, np.zeros(3), [math.inf, 0.0]),
+            "covariance_2": ("x", 1.0, np.eye(3), -np.eye(2), np.eye(2) * math.nan),
+        },
+    ),
+    "tfdp.synthesis.grid": a(
+        tfdp.synthesis.grid,
+        {"images": BYTES, "labels": CLASSES},
+        {"images": IMAGES, "labels": optional(LABELS), "columns": COUNT},
+    ),
+    "tfdp.synthesis.inception_features": a(
+        small_inception,
+        {"weights": __file__, "image_shape": (8, 8, 1)},
+        {"weights": (None, *NO_FILE), "image_shape": (*SHAPE, (8, 8), (8, 8, 2))},
+    ),
+    "tfdp.synthesis.pixel_features": a(
+        tfdp.synthesis.pixel_features,
+        {"image_shape": (8, 8, 1)},
+        {"image_shape": (*SHAPE, (8, 8))},
+    ),
+    "tfdp.synthesis.precision_recall": a(
+        tfdp.synthesis.precision_recall,
+        {"real": features(5), "synthetic": features(6)},
+        {
+            "real": (None, np.zeros((5, 2))),
+            "synthetic": FEATURES,
+            "neighbors": (*COUNT, 5),
+        },
+    ),
+    "tfdp.synthesis.stable_diffusion_unet": a(
+        stand_in_for_stable_diffusion,
+        bad={
+            "image_height": (*COUNT, 100),
+            "image_width": (*COUNT, 100),
+            "text_length": COUNT,
+            "weights": NO_FILE,
+        },
+    ),
     # Layers and models.
     "tfdp.layers.PositionEmbedding": a(
         tfdp.layers.PositionEmbedding, bad={"initializer": ACTIVATION}, free=("kwargs",)
@@ -823,6 +1015,10 @@ MADE_BY_THE_PACKAGE = {
     "tfdp.sampling.PublicData",
     "tfdp.simulation.Search",
     "tfdp.simulation.Trial",
+    "tfdp.synthesis.CopyCheck",
+    "tfdp.synthesis.DownstreamAccuracy",
+    "tfdp.synthesis.FrechetDistance",
+    "tfdp.synthesis.PrecisionRecall",
     "tfdp.tan.Plan",
     "tfdp.sampling.PoissonDataset.as_shares",
     "tfdp.sampling.PoissonDataset.scheme_of",

@@ -13,6 +13,7 @@ from tfdp import (
     saliency,
     sampling,
     simulation,
+    synthesis,
     tan,
 )
 from tfdp.model_checks import replace_batch_normalization
@@ -37,6 +38,7 @@ __all__ = [
     "saliency",
     "sampling",
     "simulation",
+    "synthesis",
     "tan",
     "validate",
 ]
