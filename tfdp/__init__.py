@@ -11,6 +11,7 @@ from tfdp import (
     optimizers,
     sampling,
     simulation,
+    synthesis,
     tan,
 )
 from tfdp.model_checks import replace_batch_normalization
@@ -33,6 +34,7 @@ __all__ = [
     "replace_batch_normalization",
     "sampling",
     "simulation",
+    "synthesis",
     "tan",
     "validate",
 ]
