@@ -4,13 +4,12 @@ from tfdp.synthesis.images import to_bytes, to_unit_range
 from tfdp.synthesis.sampler import sample
 from tfdp.synthesis.schedule import NoiseSchedule
 from tfdp.synthesis.training import Denoiser, DenoisingLoss, noise_multiplicity
-from tfdp.synthesis.unet import TimeEmbedding, attention_unet
+from tfdp.synthesis.unet import attention_unet
 
 __all__ = [
     "Denoiser",
     "DenoisingLoss",
     "NoiseSchedule",
-    "TimeEmbedding",
     "attention_unet",
     "noise_multiplicity",
     "sample",

@@ -75,10 +75,5 @@ class NoiseSchedule:
         return np.sqrt(1 - self.signal_variance).astype("float32")
 
     def get_config(self) -> dict:
-        """The arguments that make an equal schedule."""
+        """The arguments that make an equal schedule: ``NoiseSchedule(**config)``."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: dict) -> NoiseSchedule:
-        """The schedule of `get_config`."""
-        return cls(**config)

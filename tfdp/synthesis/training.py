@@ -136,7 +136,7 @@ class Denoiser(keras.Model):
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Denoiser:
         unet = keras.saving.deserialize_keras_object(config["unet"], custom_objects=custom_objects)
-        schedule = NoiseSchedule.from_config(config["schedule"])
+        schedule = NoiseSchedule(**config["schedule"])
         return cls(**{**config, "unet": unet, "schedule": schedule})
 
 

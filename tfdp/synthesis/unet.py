@@ -11,12 +11,15 @@ from keras import layers, ops
 
 from tfdp import _validate
 
+#: Channels at the full size of an image.
+PIXEL_WIDTH = 16
+
 
 def attention_unet(
     image_shape: tuple[int, int, int] = (28, 28, 1),
     num_classes: int = 10,
     *,
-    widths: Sequence[int] = (48, 96),
+    widths: Sequence[int] = (32, 64),
     attention: Sequence[bool] = (False, True),
     blocks: int = 1,
     heads: int = 4,
@@ -31,13 +34,14 @@ def attention_unet(
 
     | part | output shape |
     | --- | --- |
-    | convolution with the stride of a patch | (batch, 14, 14, 48) |
-    | level 0 down: residual block | (batch, 14, 14, 48) |
-    | convolution of stride 2; level 1 down: residual block, attention | (batch, 7, 7, 96) |
-    | middle: residual block, attention, residual block | (batch, 7, 7, 96) |
-    | level 1 up: joins level 1 down; residual block, attention | (batch, 7, 7, 96) |
-    | enlarged; level 0 up: joins level 0 down; residual block | (batch, 14, 14, 48) |
-    | normalization, transposed convolution with the stride of a patch | (batch, 28, 28, 1) |
+    | convolution with the stride of a patch | (batch, 14, 14, 32) |
+    | level 0 down: residual block | (batch, 14, 14, 32) |
+    | convolution of stride 2; level 1 down: residual block, attention | (batch, 7, 7, 64) |
+    | middle: residual block, attention, residual block | (batch, 7, 7, 64) |
+    | level 1 up: joins level 1 down; residual block, attention | (batch, 7, 7, 64) |
+    | enlarged; level 0 up: joins level 0 down; residual block | (batch, 14, 14, 32) |
+    | normalization, transposed convolution with the stride of a patch | (batch, 28, 28, 16) |
+    | joins the noisy images; two convolutions | (batch, 28, 28, 1) |
 
     Each attention is two `keras.layers.MultiHeadAttention`, to positions and to class tokens, with
     four kernels each: query, key, value and output, which are EinsumDense layers. Thus the defaults
@@ -50,7 +54,7 @@ def attention_unet(
             ``(28, 28, 1)``.
         num_classes: Number of classes. The label ``num_classes`` means "no class". Defaults to 10.
         widths: Channels at each level; from level to level height and width halve. Multiples of
-            ``heads`` where there is attention. Defaults to ``(48, 96)``.
+            ``heads`` where there is attention. Defaults to ``(32, 64)``.
         attention: At which levels there is attention; the middle has it always. Its cost grows
             with the square of the number of positions. Defaults to ``(False, True)``.
         blocks: Residual blocks at each level, on either side. Defaults to 1.
@@ -142,12 +146,18 @@ def attention_unet(
             x = layers.Concatenate(name=f"up{level}_{k}_join")([x, skips.pop()])
             x = block(x, f"up{level}_{k}", widths[level], attention[level])
         if level:
+            x = layers.Conv2D(widths[level - 1], 1, name=f"up{level}_narrower")(x)
             x = layers.UpSampling2D(name=f"up{level}_larger")(x)
-    x = _normalized(x, "output")
+    x = _normalized(x, "pixels")
     x = layers.Conv2DTranspose(
+        PIXEL_WIDTH, kernel, strides=patch_size, padding="same", name="pixels"
+    )(x)
+    # The noise of single pixels does not pass through patches well.
+    x = layers.Concatenate(name="pixels_join")([x, images])
+    x = layers.Conv2D(PIXEL_WIDTH, 3, padding="same", activation="silu", name="pixels_hidden")(x)
+    x = layers.Conv2D(
         image_shape[-1],
-        kernel,
-        strides=patch_size,
+        3,
         padding="same",
         kernel_initializer="zeros",
         dtype="float32",
