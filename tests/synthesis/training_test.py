@@ -64,18 +64,18 @@ def test_the_law_of_the_draws():
 
 
 def test_draws_differ_between_rows_and_calls_in_a_compiled_step():
-    model = denoiser(seed=None, schedule=NoiseSchedule(prediction="noise"))
+    network, schedule = unet(), NoiseSchedule(prediction="noise")
+    model, other = (Denoiser(network, 3, schedule) for _ in range(2))
     images, labels = np.zeros((64, 4, 4, 1), "float32"), np.zeros(64, "int32")
     draw = tf.function(lambda: model.draw(images, labels, training=True)[3], autograph=False)
     noise = np.concatenate([draw(), draw()]).reshape(128, 16)
     assert len(np.unique(noise[:, 0])) == 128
-    other = denoiser(seed=None, schedule=NoiseSchedule(prediction="noise"))
     assert not np.intersect1d(noise, other.draw(images, labels)[3]).size
 
 
 def test_draws_differ_between_physical_batches():
     model = denoiser(schedule=NoiseSchedule(prediction="noise"))
-    images, labels = np.zeros((10, 4, 4, 1), "float32"), np.zeros(10, "int32")
+    images, labels = tf.zeros((10, 4, 4, 1)), tf.zeros(10, tf.int32)
 
     def physical_step(part):
         rows, images, labels = part

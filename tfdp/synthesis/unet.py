@@ -205,12 +205,14 @@ class TimeEmbedding(layers.Layer):
         return {**super().get_config(), "dim": self.dim}
 
 
-def _normalization(x, name: str) -> layers.Layer:
-    return layers.GroupNormalization(math.gcd(8, x.shape[-1]), name=f"{name}_normalization")
+def _group_normalization(x, name: str) -> layers.Layer:
+    # At most 8 groups, of 4 channels or more: a group of one channel loses the shift by time.
+    groups = max(1, math.gcd(32, x.shape[-1]) // 4)
+    return layers.GroupNormalization(groups, name=f"{name}_normalization")
 
 
 def _normalized(x, name: str):
-    x = _normalization(x, name)(x)
+    x = _group_normalization(x, name)(x)
     return layers.Activation("silu", name=f"{name}_activation")(x)
 
 
@@ -234,7 +236,7 @@ def _attention_block(x, tokens, heads: int, name: str):
     x = layers.Reshape((height * width, channels), name=f"{name}_positions")(x)
     for kind in ("self", "cross"):
         part = f"{name}_{kind}_attention"
-        branch = _normalization(x, part)(x)
+        branch = _group_normalization(x, part)(x)
         attention = layers.MultiHeadAttention(heads, channels // heads, name=part)
         branch = attention(branch, branch if kind == "self" else tokens)
         x = layers.Add(name=f"{part}_sum")([x, branch])
