@@ -761,7 +761,7 @@ CASES |= {
             "eta": PROBABILITY,
             "batch_size": COUNT,
             "seed": optional(NATURAL),
-            "verbose": (*CHOICE, 2, True),
+            "verbose": (None, "another", 2, True),
         },
     ),
     "tfdp.synthesis.to_bytes": a(

@@ -96,15 +96,17 @@ def attention_unet(
         raise _validate.type_error("attention", attention, "a tuple of True and False")
     attention = [_validate.boolean("attention", value) for value in attention]
     if len(attention) != len(widths):
-        raise _validate.value_error("attention", attention, f"one for each width of {widths}")
+        raise _validate.value_error("attention", attention, f"one for each of widths={widths}")
     blocks = _validate.integer("blocks", blocks, minimum=1)
     heads = _validate.integer("heads", heads, minimum=1)
     class_tokens = _validate.integer("class_tokens", class_tokens, minimum=2)
     patch_size = _validate.integer("patch_size", patch_size, minimum=1)
     smallest = patch_size * 2 ** (len(widths) - 1)
     if any(size % smallest for size in image_shape[:2]):
-        raise _validate.value_error(
-            "image_shape", image_shape, f"of a height and width that {smallest} divides"
+        raise ValueError(
+            "Height and width in `image_shape` must be multiples of "
+            f"patch_size * 2 ** (len(widths) - 1) = {smallest}. "
+            f"Received: image_shape={image_shape!r}"
         )
     attending = [w for w, a in zip(widths, [*attention[:-1], True], strict=True) if a]
     if any(width % heads for width in attending):
