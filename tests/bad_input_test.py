@@ -129,6 +129,7 @@ def selection():
     )
 
 
+UNET = tfdp.synthesis.attention_unet((8, 8, 1), 2, widths=(4, 4))
 X, Y = np.arange(24.0).reshape(6, 4), np.zeros(6, "int32")
 BATCHES = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2)
 EVENT_OF_A_STEP = dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.GaussianDpEvent(1.0))
@@ -995,6 +996,75 @@ CASES: dict[str, Case] = {
             "shortcut": CHOICE,
             "weight_standardization": (None, 1, "yes"),
         },
+    ),
+}
+CASES |= {
+    "tfdp.synthesis.attention_unet": a(
+        tfdp.synthesis.attention_unet,
+        {"image_shape": (8, 8, 1), "num_classes": 2, "widths": (4, 4)},
+        {
+            "image_shape": (*SHAPE, (32, 32), (30, 32, 3), (32, 30, 3)),
+            "num_classes": COUNT,
+            "widths": (None, 8, "ab", (), (4, 0), (4, 4.0), (4, 4, 4), (4, 6)),
+            "attention": (None, True, "yes", (True,), (False, 1), (False, True, True)),
+            "blocks": COUNT,
+            "heads": (*COUNT, 3),
+            "class_tokens": (*COUNT, 1),
+            "patch_size": (*COUNT, 3),
+        },
+    ),
+    "tfdp.synthesis.NoiseSchedule": a(
+        tfdp.synthesis.NoiseSchedule,
+        {},
+        {"steps": (*COUNT, 20), "kind": CHOICE, "prediction": CHOICE},
+    ),
+    "tfdp.synthesis.Denoiser": a(
+        tfdp.synthesis.Denoiser,
+        {"unet": UNET, "num_classes": 2},
+        {
+            "unet": (*MODEL, plain_model()),
+            "num_classes": COUNT,
+            "schedule": ("cosine", 1000, tfdp.synthesis.NoiseSchedule),
+            "label_dropout": PROBABILITY,
+            "seed": optional(NATURAL),
+        },
+        free=("kwargs",),
+    ),
+    "tfdp.synthesis.Denoiser.draw": a(
+        lambda: tfdp.synthesis.Denoiser(UNET, 2).draw,
+        {"images": np.zeros((2, 8, 8, 1)), "labels": np.zeros(2, int)},
+        free=("images", "labels", "training"),
+        fresh=True,
+    ),
+    "tfdp.synthesis.DenoisingLoss": a(tfdp.synthesis.DenoisingLoss, free=("name", "kwargs")),
+    "tfdp.synthesis.noise_multiplicity": a(
+        tfdp.synthesis.noise_multiplicity, {"draws": 2}, {"draws": COUNT}
+    ),
+    "tfdp.synthesis.sample": a(
+        tfdp.synthesis.sample,
+        {"unet": UNET, "labels": [0, 1], "num_classes": 2, "steps": 1, "verbose": 0},
+        {
+            "unet": (*MODEL, plain_model()),
+            "labels": (None, 1, [], [0.5], [-1], [3], [[1]], "ab"),
+            "num_classes": COUNT,
+            "schedule": ("cosine", 1000, tfdp.synthesis.NoiseSchedule),
+            "steps": (*COUNT, 1001),
+            "guidance": NON_NEGATIVE,
+            "eta": PROBABILITY,
+            "batch_size": COUNT,
+            "seed": optional(NATURAL),
+            "verbose": (None, "another", 2, True),
+        },
+    ),
+    "tfdp.synthesis.to_bytes": a(
+        tfdp.synthesis.to_bytes,
+        {"images": np.zeros((1, 2, 2, 1))},
+        {"images": (None, "ab", np.zeros((1, 2, 2, 1), "uint8"))},
+    ),
+    "tfdp.synthesis.to_unit_range": a(
+        tfdp.synthesis.to_unit_range,
+        {"images": np.zeros((1, 2, 2, 1), "uint8")},
+        {"images": (None, "ab", np.zeros((1, 2, 2, 1)))},
     ),
 }
 
