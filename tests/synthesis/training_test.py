@@ -174,7 +174,7 @@ def test_the_gradient_of_the_mean_over_draws_is_what_is_clipped(draws):
 
 
 def test_fit_trains_privately_and_charges_each_step():
-    private = tfdp.make_private(Denoiser(unet(), 3), **tfdp.synthesis.noise_multiplicity(2))
+    private = tfdp.make_private(Denoiser(unet(), 3))
     private.compile(SGD(1.0, 1.0, learning_rate=0.1), loss=DenoisingLoss())
     start = weights(private)
     history = private.fit(data(20), batch_size=5, epochs=1, verbose=0)
