@@ -35,8 +35,8 @@ class NoiseSchedule:
     Example:
         >>> import tfdp
         >>> schedule = tfdp.synthesis.NoiseSchedule()
-        >>> schedule.signal[[0, 500, 999]].round(2).tolist()
-        [1.0, 0.7, 0.0]
+        >>> schedule.signal_variance[[0, 500, 999]].round(2).tolist()
+        [1.0, 0.49, 0.0]
 
     References:
         - Ho et al. 2020, arXiv:2006.11239, sections 2 and 4: the linear schedule, the noise.

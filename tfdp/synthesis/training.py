@@ -51,7 +51,7 @@ class Denoiser(keras.Model):
 
     Example:
         >>> import numpy as np, tfdp
-        >>> unet = tfdp.synthesis.attention_unet((8, 8, 1), 2, widths=(8, 8))
+        >>> unet = tfdp.synthesis.attention_unet((8, 8, 1), 2, widths=[8], attention=[False])
         >>> denoiser = tfdp.synthesis.Denoiser(unet, 2)
         >>> private = tfdp.make_private(denoiser, **tfdp.synthesis.noise_multiplicity(4))
         >>> private.compile(
