@@ -143,7 +143,8 @@ def merge(model: keras.Model) -> None:
         for factor in (a, b):
             layer._untrack_variable(factor)
         for name in _factor_names(layer):
-            delattr(layer, name)
+            # Not Keras's own, which collects garbage each time: minutes for a large model.
+            super(keras.layers.Layer, layer).__delattr__(name)
         layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
     _forget_compiled_functions(model)
 
