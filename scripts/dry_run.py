@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import time
 
+import dp_accounting
 import tensorflow as tf
 
 import tfdp
@@ -99,13 +100,15 @@ def estimate(
         noise_multiplier: As the run adds it.
     """
     steps = settings.epochs * len(batches)
+    replicas = private.distribute_strategy.num_replicas_in_sync
+    step = train_screening.step_event(batches, noise_multiplier, replicas)
     seconds, measured = _measured(private, data, batches.expected_batch_size)
     return Estimate(
         steps=steps,
         steps_per_epoch=len(batches),
         noise_multiplier=noise_multiplier,
         sampling_probability=batches.sampling_probability,
-        epsilon=_epsilon(settings, batches, noise_multiplier, steps),
+        epsilon=_epsilon(settings, batches, step, steps),
         delta=settings.delta,
         batch_size=batches.expected_batch_size,
         views=settings.augmentation_multiplicity,
@@ -136,18 +139,12 @@ def _measured(private: tfdp.PrivateModel, data: ImageData, batch_size: int) -> t
 def _epsilon(
     settings: Settings,
     batches: tfdp.sampling.PoissonDataset,
-    noise_multiplier: float,
+    step: dp_accounting.DpEvent,
     steps: int,
 ) -> dict[str, float] | None:
     if settings.simulate_at is not None:
         return None
-    ledger = train_screening.ledger_of(
-        settings.screening,
-        noise_multiplier,
-        batches.sampling_probability,
-        batches.num_examples,
-        steps,
-    )
+    ledger = train_screening.ledger_of(settings.screening, step, batches.num_examples, steps)
     return {name: ledger.epsilon(settings.delta, name) for name in ("rdp", "pld")}
 
 

@@ -32,7 +32,7 @@ class Images(Protocol):
     def poisson(
         self, expected_batch_size: int, steps_per_epoch: int | None = None
     ) -> tfdp.sampling.PoissonDataset:
-        """Poisson samples of them, to train on."""
+        """Poisson samples of them, to train on; in memory also of a `capacity`."""
 
     def batches(self) -> tf.data.Dataset:
         """All of them once and in order, to evaluate on."""
@@ -64,10 +64,17 @@ class ArrayImages:
         return ArrayImages(self.x[:kept], self.y[:kept]), ArrayImages(self.x[kept:], self.y[kept:])
 
     def poisson(
-        self, expected_batch_size: int, steps_per_epoch: int | None = None
+        self,
+        expected_batch_size: int,
+        steps_per_epoch: int | None = None,
+        capacity: int | None = None,
     ) -> tfdp.sampling.PoissonDataset:
         return tfdp.sampling.PoissonDataset(
-            self.x, self.y, expected_batch_size=expected_batch_size, steps_per_epoch=steps_per_epoch
+            self.x,
+            self.y,
+            expected_batch_size=expected_batch_size,
+            steps_per_epoch=steps_per_epoch,
+            capacity=capacity,
         )
 
     def batches(self) -> tf.data.Dataset:

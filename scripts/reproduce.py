@@ -25,6 +25,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import tfdp
 from tfdp.scripts import command_line, train_report, train_screening, whole_files
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.experiments import EXPERIMENTS, Experiment, Row
@@ -131,8 +132,7 @@ def true_epsilon(record: Record) -> float:
     """Epsilon, by RDP, of everything that was worked out, whatever was charged for it."""
     ledger = train_screening.ledger_of(
         train_screening.recorded(record["settings"]),
-        record["noise_multiplier"],
-        record["sampling_probability"],
+        tfdp.accounting.dp_sgd_event(record["noise_multiplier"], record["sampling_probability"]),
         record["train_examples"],
         trials(record),
     )

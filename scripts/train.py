@@ -92,7 +92,7 @@ def _train_in(
     """
     data, public = _load(values)
     settings = train_settings.settle(values, data)
-    batches, noise_multiplier = _plan(settings, data)
+    batches, noise_multiplier = _plan(settings, data, strategy.num_replicas_in_sync)
     run = Run(train_settings.to_repeat(settings, data, noise_multiplier))
     if values.resume and (finished := _finished(run, shared)):
         return finished
@@ -127,7 +127,7 @@ def _train_in(
 
 def _strategy(values: flags.FlagValues) -> tf.distribute.Strategy:
     try:
-        return tfdp.distribution.strategy(values.strategy)
+        return tfdp.distribution.strategy(values.strategy, tpu=values.tpu)
     except (ValueError, RuntimeError) as error:
         raise command_line.UsageError(
             f"--strategy={values.strategy} does not work: {error}"
@@ -137,7 +137,7 @@ def _strategy(values: flags.FlagValues) -> tf.distribute.Strategy:
 def _estimate(values: flags.FlagValues, strategy: tf.distribute.Strategy) -> dry_run.Estimate:
     data, _ = _load(values)
     settings = train_settings.settle(values, data)
-    batches, noise_multiplier = _plan(settings, data)
+    batches, noise_multiplier = _plan(settings, data, strategy.num_replicas_in_sync)
     private = _private_model(settings, data, noise_multiplier, strategy)
     estimate = dry_run.estimate(private, settings, data, batches, noise_multiplier)
     print(estimate)
@@ -160,19 +160,34 @@ def _load(
 
 
 def _plan(
-    settings: Settings, data: image_datasets.ImageData
+    settings: Settings, data: image_datasets.ImageData, replicas: int
 ) -> tuple[tfdp.sampling.PoissonDataset, float]:
     """How the run samples its batches, and the noise multiplier."""
-    batches = data.train.poisson(settings.batch_size)
+    batches = _batches(settings, data, replicas, settings.batch_size)
     noise_multiplier = settings.noise_multiplier
     if noise_multiplier is None:
-        noise_multiplier = _calibrated(settings, batches)
+        noise_multiplier = _calibrated(settings, batches, replicas)
     elif settings.target_epsilon is not None:
         _check_that_a_step_fits(settings, batches)
     if settings.simulate_at is not None:  # Smaller batches, as many of them, noise in proportion.
         noise_multiplier *= settings.simulate_at / settings.batch_size
-        batches = data.train.poisson(settings.simulate_at, steps_per_epoch=len(batches))
+        batches = _batches(settings, data, replicas, settings.simulate_at, len(batches))
     return batches, noise_multiplier
+
+
+def _batches(
+    settings: Settings,
+    data: image_datasets.ImageData,
+    replicas: int,
+    size: int,
+    steps_per_epoch: int | None = None,
+) -> tfdp.sampling.PoissonDataset:
+    if not settings.static_batches:
+        return data.train.poisson(size, steps_per_epoch)
+    count = len(data.train)
+    share = -(-count // replicas)  # Each replica's is cut by itself.
+    capacity = replicas * max(1, tfdp.accounting.capacity_for(share, size / count))
+    return data.train.poisson(size, steps_per_epoch, capacity)
 
 
 def _finished(run: Run, folder: str) -> train_report.Report | None:
@@ -245,20 +260,31 @@ def _fit(
         print(f"The budget is spent after {len(run.epochs)} of {settings.epochs} epochs.")
 
 
-def _calibrated(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> float:
+def _calibrated(settings: Settings, batches: tfdp.sampling.PoissonDataset, replicas: int) -> float:
     """The least noise with which the whole run stays within the budget."""
-    steps = settings.epochs * len(batches)
-    try:
-        return tfdp.accounting.noise_multiplier(
-            settings.target_epsilon,
-            batches.sampling_probability,
-            steps,
-            settings.delta,
-            accountant=settings.accountant,
-            beside=train_screening.scores_event(settings.screening, batches.num_examples, steps),
-        )
-    except ValueError as error:
-        raise command_line.UsageError(f"No noise reaches the budget: {error}") from error
+    steps, target = settings.epochs * len(batches), settings.target_epsilon
+    scores = train_screening.scores_event(settings.screening, batches.num_examples, steps)
+    while True:
+        try:
+            noise_multiplier = tfdp.accounting.noise_multiplier(
+                target,
+                batches.sampling_probability,
+                steps,
+                settings.delta,
+                accountant=settings.accountant,
+                beside=scores,
+            )
+        except ValueError as error:
+            raise command_line.UsageError(f"No noise reaches the budget: {error}") from error
+        if batches.capacity is None:
+            return noise_multiplier
+        # Cut samples cost a hair more.
+        step = train_screening.step_event(batches, noise_multiplier, replicas)
+        ledger = train_screening.ledger_of(settings.screening, step, batches.num_examples, steps)
+        spent = ledger.epsilon(settings.delta, settings.accountant)
+        if spent <= settings.target_epsilon:
+            return noise_multiplier
+        target *= 0.9999 * settings.target_epsilon / spent
 
 
 def _check_that_a_step_fits(settings: Settings, batches: tfdp.sampling.PoissonDataset) -> None:
@@ -329,6 +355,7 @@ def _compile(
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        jit_compile=settings.static_batches,
     )
     if settings.simulate_at is not None:
         private.ledger.mark_not_private(tfdp.simulation.NOT_PRIVATE)

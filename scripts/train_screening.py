@@ -215,16 +215,24 @@ def scores_event(
     return dp_accounting.SelfComposedDpEvent(score, steps)
 
 
+def step_event(
+    batches: tfdp.sampling.PoissonDataset, noise_multiplier: float, replicas: int
+) -> dp_accounting.DpEvent:
+    """One step on so many replicas, which cut their shares of larger samples by themselves."""
+    scheme = batches.scheme_of(replicas)
+    if scheme.capacity is None:
+        return tfdp.accounting.dp_sgd_event(noise_multiplier, scheme.sampling_probability)
+    return tfdp.accounting.truncated_dp_sgd_event(
+        noise_multiplier, scheme.sampling_probability, scheme.share_examples, scheme.share_capacity
+    )
+
+
 def ledger_of(
-    screening: Screening | None,
-    noise_multiplier: float,
-    sampling_probability: float,
-    num_examples: int,
-    steps: int,
+    screening: Screening | None, step: dp_accounting.DpEvent, num_examples: int, steps: int
 ) -> tfdp.accounting.PrivacyLedger:
     """What so many steps spend, and their scores, whether updates are kept or not."""
     ledger = tfdp.accounting.PrivacyLedger()
-    ledger.charge(tfdp.accounting.dp_sgd_event(noise_multiplier, sampling_probability), steps)
+    ledger.charge(step, steps)
     scores = scores_event(screening, num_examples, steps)
     if scores is not None:
         ledger.charge(scores)

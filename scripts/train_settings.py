@@ -23,8 +23,6 @@ from tfdp.scripts.presets import (
 )
 
 REFERENCE_FILE = "reference.json"
-# Not "tpu": it needs batches of fixed shape, which this program does not draw.
-STRATEGIES = [name for name in tfdp.distribution.NAMES if name != "tpu"]
 # The dtype policies of Keras.
 PRECISIONS = {
     "float32": "float32",
@@ -144,8 +142,16 @@ def declare_flags(values: flags.FlagValues) -> None:
         "strategy",
         "none",
         "Devices: one; all of this host; those of all hosts in TF_CONFIG, of which each runs this "
-        "command, with an --output_dir that all of them see. Changes cost, not results.",
-        STRATEGIES,
+        "command, with an --output_dir that all of them see; a TPU. Changes cost, not results.",
+        list(tfdp.distribution.NAMES),
+    )
+    define(text, "tpu", None, "Name or address of the TPU. Defaults to what the environment says.")
+    define(
+        flags.DEFINE_bool,
+        "static_batches",
+        False,
+        "Batches of one shape, and a step compiled by XLA. Larger samples are cut, which is "
+        "accounted for. --strategy=tpu does so in any case.",
     )
     define(
         flags.DEFINE_enum,
@@ -228,6 +234,7 @@ class Settings:
         precision: A name in `PRECISIONS`.
         seed: The seed of the initial weights, or `None`.
         simulate_at: The batch size at which the run is simulated; `None`: it is private.
+        static_batches: Whether batches have one shape and XLA compiles the step.
         screening: How updates are screened; `None`: they are not.
         random_access: Whether images are read from files when they are needed.
         image_size: The size that images are brought to; `None`: they stay as they are.
@@ -254,6 +261,7 @@ class Settings:
     precision: str
     seed: int | None
     simulate_at: int | None
+    static_batches: bool
     screening: train_screening.Screening | None
     random_access: bool
     image_size: int | None
@@ -324,7 +332,15 @@ def check_flags(values: flags.FlagValues) -> None:
         )
     if values.activation is not None:
         parse_activation(values.activation)
+    if values.tpu is not None and values.strategy != "tpu":
+        raise UsageError(f"--tpu is for --strategy=tpu. Received: strategy={values.strategy}")
     screening = train_screening.settle(values)
+    if static_batches(values) and (random_access(values) or screening is not None):
+        what = "--random_access" if random_access(values) else "--screening"
+        raise UsageError(
+            f"Batches of one shape, which a TPU needs, do not go with {what}. "
+            f"Received: strategy={values.strategy}, static_batches={values.static_batches}"
+        )
     if screening is not None and values.strategy == "multi_worker":
         raise UsageError(
             f"--screening decides in one process, on one host. Received: strategy={values.strategy}"
@@ -339,6 +355,11 @@ def check_flags(values: flags.FlagValues) -> None:
             "--screening=noisy_threshold scores training images in memory. "
             "Received: random_access=True"
         )
+
+
+def static_batches(values: flags.FlagValues) -> bool:
+    """Whether batches have one shape."""
+    return values.static_batches or values.strategy == "tpu"
 
 
 def random_access(values: flags.FlagValues) -> bool:
@@ -421,6 +442,7 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         precision=values.precision,
         seed=values.seed,
         simulate_at=values.simulate_at,
+        static_batches=static_batches(values),
         screening=train_screening.settle(values),
         random_access=random_access(values),
         image_size=image_size(values),

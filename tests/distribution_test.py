@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 
 import keras
 import numpy as np
@@ -195,6 +196,15 @@ def test_arguments_of_another_strategy_are_refused():
         tfdp.distribution.strategy("mirrored", devices=["GPU:9"])
     with pytest.raises(TypeError, match="devices"):
         tfdp.distribution.strategy("mirrored", devices="CPU:0")
+
+
+def test_a_tpu_that_cannot_be_looked_up_is_not_found(monkeypatch):
+    def not_found(tpu):
+        raise urllib.error.URLError(f"{tpu} is not known")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", not_found)
+    with pytest.raises(RuntimeError, match="No TPU was found: .*Received: tpu='nowhere'"):
+        tfdp.distribution.strategy("tpu", tpu="nowhere")
 
 
 def test_one_device_under_a_strategy_is_one_device():

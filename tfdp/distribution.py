@@ -127,6 +127,6 @@ def _tpu_strategy(address: str | None) -> tf.distribute.Strategy:
         if address != "local":
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (ValueError, tf.errors.OpError) as error:
+    except (ValueError, OSError, tf.errors.OpError) as error:  # A name is looked up on the network.
         raise RuntimeError(f"No TPU was found: {error}. Received: tpu={address!r}") from error
     return tf.distribute.TPUStrategy(resolver)

@@ -11,6 +11,7 @@ import keras
 import pytest
 from absl import flags
 
+import tfdp
 from tfdp.scripts import train, train_settings
 from tfdp.scripts.command_line import UsageError
 
@@ -65,6 +66,25 @@ def test_one_host_trains_under_any_strategy(tmp_path):
     assert report.steps == 12 and report.epsilon["rdp"] <= 8
 
 
+def test_batches_of_one_shape_are_cut_and_charged_for_it(tmp_path, monkeypatch):
+    plain = train_with("--dry_run")
+    # So small a capacity that the cut can be seen in the budget.
+    capacity_for = tfdp.accounting.capacity_for
+    monkeypatch.setattr(
+        tfdp.accounting, "capacity_for", lambda count, q: capacity_for(count, q, 1e-6)
+    )
+    arguments = ("--static_batches", "--strategy=mirrored")
+    estimate = train_with(*arguments, "--dry_run")
+    report = train_with(*arguments, f"--output_dir={tmp_path}")
+    assert estimate.noise_multiplier == report.noise_multiplier
+    assert report.epsilon == pytest.approx(estimate.epsilon)
+    assert 7.9 < report.epsilon["rdp"] <= 8 and report.steps == 12
+    assert report.noise_multiplier > plain.noise_multiplier
+    statement = (tmp_path / "privacy_statement.txt").read_text()
+    assert f"cut to a random {capacity_for(1437, 256 / 1437, 1e-6)} examples" in statement
+    assert report.test_accuracy > 0.5
+
+
 def test_activations_can_be_bfloat16_and_weights_stay_float32(tmp_path):
     report = train_with("--precision=bfloat16", f"--output_dir={tmp_path}", "--epochs=10")
     assert report.test_accuracy > 0.5
@@ -78,7 +98,12 @@ def test_what_has_no_devices_is_refused(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UsageError, match="--strategy=multi_worker does not work: .*TF_CONFIG"):
         train_with("--strategy=multi_worker")
-    with pytest.raises(flags.IllegalFlagValueError, match="--strategy=tpu"):
+    with pytest.raises(UsageError, match="--strategy=tpu does not work: No TPU was found"):
         train_with("--strategy=tpu")
+    with pytest.raises(UsageError, match="--tpu is for --strategy=tpu"):
+        train_with("--tpu=somewhere")
+    for other in ("--screening=annealing", "--random_access"):
+        with pytest.raises(UsageError, match=f"do not go with {other.partition('=')[0]}"):
+            train_with("--static_batches", other)
     with pytest.raises(UsageError, match="--screening decides in one process"):
         train_with("--strategy=multi_worker", "--screening=annealing")
