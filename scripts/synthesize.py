@@ -14,7 +14,7 @@ one that was interrupted goes on: give the same command again.
 `--output_dir` gets `pretrained.keras`, `selection.json` and `.png`, `finetuned.keras`,
 `ledger.json`, `statement.txt`, `images.npz` (uint8 images and their labels), `images.png` and
 `result.json`. The figures of `evaluate` are worked out from the sensitive images and are not
-protected.
+protected, nor is `closest.png`, which shows some of them.
 """
 
 import dataclasses
