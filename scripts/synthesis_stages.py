@@ -43,6 +43,7 @@ class Settings:
     fraction: float
     score_noise_multiplier: float
     selection_probability: float
+    selection_norm_clip: float
     rank: int
     pretrain_epochs: int
     pretrain_batch_size: int
@@ -62,19 +63,21 @@ class Settings:
     seed: int
 
 
-_PUBLIC = ("public", "sensitive", "pretrain_epochs", "pretrain_batch_size")
-_PUBLIC = (*_PUBLIC, "pretrain_learning_rate", "pretrained", "seed")
-_SELECTION = ("method", "target_epsilon", "delta", "fraction", "score_noise_multiplier")
-_SELECTION = (*_SELECTION, "selection_probability")
-_TRAINING = ("rank", "batch_size", "steps", "learning_rate", "l2_norm_clip", "automatic_gamma")
-_TRAINING = (*_TRAINING, "draws", "ema_decay")
-_IMAGES = ("num_images", "guidance", "sampling_steps")
 #: What each stage depends on, beside all that the stages before it depend on.
 _OWN = {
-    "pretrain": _PUBLIC,
-    "select": _SELECTION,
-    "finetune": _TRAINING,
-    "sample": _IMAGES,
+    "pretrain": (
+        *("public", "sensitive", "pretrain_epochs", "pretrain_batch_size"),
+        *("pretrain_learning_rate", "pretrained", "seed"),
+    ),
+    "select": (
+        *("method", "target_epsilon", "delta", "fraction", "score_noise_multiplier"),
+        *("selection_probability", "selection_norm_clip"),
+    ),
+    "finetune": (
+        *("rank", "batch_size", "steps", "learning_rate", "l2_norm_clip", "automatic_gamma"),
+        *("draws", "ema_decay"),
+    ),
+    "sample": ("num_images", "guidance", "sampling_steps"),
     "evaluate": ("inception_weights",),
 }
 
@@ -213,19 +216,26 @@ def select(settings: Settings, data: Data, plan: Plan, folder: str, verbose: int
     denoiser = _denoiser(_network(_needed(folder, "pretrained.keras", "pretrain")), data)
     images, labels = data.train()
     reads_data = mechanism == "gaussian"
-    selection = tfdp.saliency.select(
-        denoiser,
-        tfdp.synthesis.DenoisingLoss() if reads_data else None,
-        (_inputs(images, labels), None) if reads_data else None,
-        fraction=settings.fraction,
-        l2_norm_clip=settings.l2_norm_clip,
-        score_noise_multiplier=settings.score_noise_multiplier if reads_data else None,
-        sampling_probability=settings.selection_probability,
-        mechanism=mechanism,
-        verbose=min(verbose, 1),
-    )
+    if os.path.exists(_path(folder, "selection.json")):
+        # A crash came before the stage was noted down: to select again would be a second release.
+        selection = _selection(folder)
+    else:
+        selection = tfdp.saliency.select(
+            denoiser,
+            tfdp.synthesis.DenoisingLoss() if reads_data else None,
+            (_inputs(images, labels), None) if reads_data else None,
+            fraction=settings.fraction,
+            l2_norm_clip=settings.selection_norm_clip,
+            score_noise_multiplier=settings.score_noise_multiplier if reads_data else None,
+            sampling_probability=settings.selection_probability,
+            mechanism=mechanism,
+            verbose=min(verbose, 1),
+        )
     if selection.event != plan.selection:
-        raise RuntimeError(f"Planned was {plan.selection}, released is {selection.event}.")
+        raise UsageError(
+            f"--output_dir has a selection with other flags, which cost {selection.event} and not "
+            f"{plan.selection}: take another folder. Received: output_dir={folder!r}"
+        )
     with whole_files.replacing(_path(folder, "selection.json")) as path, open(path, "w") as file:
         file.write(selection.to_json())
     if selection.scores is not None:
@@ -242,8 +252,7 @@ def finetune(
     denoiser = _denoiser(network, data)
     private = tfdp.make_private(denoiser, **tfdp.synthesis.noise_multiplicity(settings.draws))
     if METHODS[settings.method] is not None:
-        with open(_needed(folder, "selection.json", "select")) as file:
-            selection = tfdp.saliency.Selection.from_json(file.read())
+        selection = _selection(folder)
         tfdp.lora.enable(denoiser, selection, settings.rank)
     else:
         selection = None
@@ -257,8 +266,6 @@ def finetune(
     for name, text in (("ledger.json", private.ledger.to_json()), ("statement.txt", statement)):
         with whole_files.replacing(_path(folder, name)) as path, open(path, "w") as file:
             file.write(f"{text}\n")
-    if plan.steps:
-        train_checkpoint.remove(folder)
     return {
         "trainable_parameters": trainable,
         "noise_multiplier": plan.noise_multiplier,
@@ -379,6 +386,11 @@ def _fit(
     )
     # Here, as a run that was complete when it was interrupted has nothing left to fit.
     private.optimizer.finalize_variable_values(private.trainable_variables)
+
+
+def _selection(folder: str) -> tfdp.saliency.Selection:
+    with open(_needed(folder, "selection.json", "select")) as file:
+        return tfdp.saliency.Selection.from_json(file.read())
 
 
 def _steps_event(plan: Plan) -> dp_accounting.DpEvent:

@@ -54,7 +54,13 @@ def declare_flags(values: flags.FlagValues) -> None:
     define(real, "target_epsilon", 10.0, "Budget of selection and fine-tuning together.")
     define(real, "delta", None, "Defaults to 1 / (N ln N) for N sensitive images.")
     define(real, "fraction", 0.3, "Share of the attention matrices to select.")
-    define(real, "score_noise_multiplier", 50.0, "Noise of the scores.", lower_bound=0.0)
+    define(real, "score_noise_multiplier", 20.0, "Noise of the scores.", lower_bound=0.0)
+    define(
+        real,
+        "selection_norm_clip",
+        0.1,
+        "Norm that gradients are clipped to for the scores: below most, or noise outweighs them.",
+    )
     define(real, "selection_probability", 0.2, "Chance of each image to be scored.")
     define(whole, "rank", 4, "Of LoRA.", lower_bound=1)
     define(whole, "pretrain_epochs", 5, "Passes over the public images.", lower_bound=1)
@@ -110,7 +116,7 @@ def _settle(values: flags.FlagValues) -> tuple[Settings, synthesis_stages.Data]:
     for name, high in (("fraction", 1), ("selection_probability", 1), ("ema_decay", 1)):
         if not 0 < values[name].value <= high:
             raise UsageError(f"--{name} must be in (0, 1]. Received: {name}={values[name].value}")
-    for name in ("target_epsilon", "l2_norm_clip"):
+    for name in ("target_epsilon", "l2_norm_clip", "selection_norm_clip"):
         if not values[name].value > 0:
             raise UsageError(f"--{name} must be positive. Received: {name}={values[name].value}")
     if values.automatic_gamma < 0:
@@ -182,6 +188,9 @@ def _run(
     record = {"settings": made_with, "seconds": time.perf_counter() - started, **found}
     with whole_files.replacing(path) as partial, open(partial, "w") as file:
         json.dump(record, file, indent=2)
+    if os.path.exists(train_checkpoint.path_in(folder)):
+        # Not before: without the record and without the checkpoint it would be trained again.
+        train_checkpoint.remove(folder)
 
 
 def _result(settings: Settings, folder: str) -> dict[str, Any]:

@@ -187,3 +187,55 @@ def test_two_runs_from_one_checkpoint_draw_noise_of_their_own_and_are_both_charg
         assert not np.any(one == other)
     runs[0].load_weights(tmp_path / "1.weights.h5")
     assert sum(charged(runs[0])) == 3 * STEPS  # what they share, and what each has added
+
+
+def adapted_model(seed):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [keras.Input((3,), dtype="int32"), keras.layers.Embedding(5, 4, name="words")]
+        + [keras.layers.Flatten(), keras.layers.Dense(6, "tanh", name="hidden")]
+        + [keras.layers.Dense(2, name="outputs")]
+    )
+    tfdp.lora.enable(model, ["words", "hidden", "outputs"], rank=2)
+    private = tfdp.make_private(model)
+    compile_with(private, 0.0)
+    return private
+
+
+@pytest.mark.parametrize("whole_model", [False, True])
+def test_training_of_adapters_goes_on_from_a_file_as_if_nothing_had_happened(whole_model, tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, (20, 3)), rng.normal(size=(20, 2)).astype("float32")
+
+    def train(private):
+        private.fit(x, y, batch_size=20, steps_per_epoch=5, verbose=0)
+
+    private = adapted_model(seed=1)
+    train(private)
+    path = tmp_path / ("model.keras" if whole_model else "model.weights.h5")
+    if whole_model:
+        private.save(path)
+        restored = keras.models.load_model(path)
+        again = tmp_path / "again.keras"
+        restored.save(again)  # What was loaded, not what Keras has made of it.
+        restored = keras.models.load_model(again)
+    else:
+        private.save_weights(path)
+        restored = adapted_model(seed=2)
+        restored.load_weights(path)
+    np.testing.assert_allclose(restored.predict(x), private.predict(x), rtol=1e-5, atol=1e-6)
+    for model in (private, restored):
+        train(model)
+    assert len(private.trainable_variables) == len(restored.trainable_variables) == 6
+    for one, other in zip(private.weights, restored.weights, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+    assert charged(restored) == charged(private)
+
+
+def test_adapters_of_another_model_are_not_taken_for_its_own(tmp_path):
+    private = adapted_model(seed=1)
+    private.save_weights(tmp_path / "model.weights.h5")
+    other = adapted_model(seed=1)
+    other._loaded_adapters = {"adapter_0_w": np.zeros((2, 2))}
+    with pytest.raises(ValueError, match="adapters of other shapes or on other layers"):
+        other.fit(np.zeros((20, 3), "int32"), np.zeros((20, 2)), batch_size=20, verbose=0)

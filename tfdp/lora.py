@@ -210,6 +210,50 @@ def load_adapters(model: keras.Model, path: str | os.PathLike) -> None:
         variable.assign(array)
 
 
+def arrays_of_adapters(model: keras.Model) -> dict[str, np.ndarray]:
+    """The matrices and factors of all adapters, by place: for checkpoints of unfinished training.
+
+    Keras writes the sum of matrix and adapter in place of the matrix, and no factors. It computes
+    the same, but factors of zero have a gradient of zero: such a model cannot be trained further.
+    """
+    return {
+        f"adapter_{number}_{part}": keras.ops.convert_to_numpy(variable)
+        for number, variables in enumerate(_variables_of_adapters(model))
+        for part, variable in zip("wab", variables, strict=True)
+    }
+
+
+def assign_adapters(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+    """Puts back what `arrays_of_adapters` gave, into a model with as many adapters or none.
+
+    Raises:
+        ValueError: If the adapters are others.
+    """
+    variables = {
+        f"adapter_{number}_{part}": variable
+        for number, variables in enumerate(_variables_of_adapters(model))
+        for part, variable in zip("wab", variables, strict=True)
+    }
+    if not variables:  # What Keras has loaded is the sum.
+        return
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    if shapes != {name: tuple(variable.shape) for name, variable in variables.items()}:
+        raise ValueError(
+            "The file is of a model with adapters of other shapes or on other layers. "
+            f"Received: model={model.name!r}"
+        )
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+
+
+def _variables_of_adapters(model: keras.Model) -> list[list[keras.Variable]]:
+    return [
+        [_matrices.matrix_of(layer), *_factors(layer)]
+        for layer in model._flatten_layers()
+        if getattr(layer, "lora_enabled", False)
+    ]
+
+
 def _with_adapters(model: keras.Model) -> dict[str, keras.layers.Layer]:
     layers = adapted_layers(model)
     if not layers:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdp import _replicas, _validate, accounting, sampling
+from tfdp import _replicas, _validate, accounting, lora, sampling
 from tfdp.mechanism import Mechanism, Releasing, Spending, mechanism_of
 from tfdp.model_checks import check_model
 from tfdp.noise import GaussianNoise
@@ -139,6 +139,7 @@ class PrivateModel(PrivateStep):
         self._traced_for: tuple | None = None
         #: What callbacks go on with after a resume, by name: saved with the weights, as JSON.
         self.callback_state: dict[str, dict] = {}
+        self._loaded_adapters: dict[str, np.ndarray] = {}
 
     # The model around the model.
 
@@ -164,6 +165,8 @@ class PrivateModel(PrivateStep):
             "expected_batch_size": self.expected_batch_size,
             "augmentation": views and keras.saving.serialize_keras_object(views.augmentation),
             "augmentation_multiplicity": 1 if views is None else views.multiplicity,
+            # Keras keeps what layers say of themselves, and forgets it of single variables.
+            "trainable_weights": [variable.trainable for variable in self.model.weights],
         }
 
     @classmethod
@@ -177,6 +180,10 @@ class PrivateModel(PrivateStep):
             augmentation = keras.saving.deserialize_keras_object(
                 augmentation, custom_objects=custom_objects
             )
+        trainable = config.pop("trainable_weights", [])
+        if model.built and len(trainable) == len(model.weights):
+            for variable, value in zip(model.weights, trainable, strict=True):
+                variable.trainable = value
         return cls(model, augmentation=augmentation, **config)
 
     def get_compile_config(self) -> dict:
@@ -192,7 +199,10 @@ class PrivateModel(PrivateStep):
             self.optimizer.build(self.trainable_variables)
 
     def save_own_variables(self, store) -> None:
+        self._restore_adapters()  # Or what was loaded and not yet put back would be lost.
         super().save_own_variables(store)
+        for name, array in lora.arrays_of_adapters(self.model).items():
+            store[name] = array
         store["ledger"] = np.frombuffer(self.ledger.to_json().encode(), dtype=np.uint8)
         if self.callback_state:
             state = json.dumps(self.callback_state).encode()
@@ -204,6 +214,19 @@ class PrivateModel(PrivateStep):
         if "callback_state" in store.keys():
             state = bytes(np.asarray(store["callback_state"], dtype=np.uint8)).decode()
             self.callback_state = json.loads(state)
+        names = [name for name in store.keys() if name.startswith("adapter_")]
+        self._loaded_adapters = {name: np.asarray(store[name]) for name in names}
+
+    def load_weights(self, filepath, *args, **kwargs) -> None:
+        """Loads weights as Keras does; the ledger is joined, and LoRA adapters are restored."""
+        super().load_weights(filepath, *args, **kwargs)
+        self._restore_adapters()
+
+    def _restore_adapters(self) -> None:
+        """Puts adapters back that Keras, which comes to their layers last, has set to zero."""
+        arrays, self._loaded_adapters = dict(self._loaded_adapters), {}
+        if arrays:
+            lora.assign_adapters(self.model, arrays)
 
     # Privacy.
 
@@ -380,6 +403,7 @@ class PrivateModel(PrivateStep):
             ValueError: For data whose sampling is unknown, or arguments out of range.
         """
         self._assert_compile_called("fit")
+        self._restore_adapters()
         epochs = _validate.integer("epochs", epochs, minimum=0)
         initial_epoch = _validate.integer("initial_epoch", initial_epoch, minimum=0)
         data, validation_data = sampling.training_data(
@@ -450,6 +474,7 @@ class PrivateModel(PrivateStep):
                 made under a strategy with several replicas.
         """
         self._assert_compile_called("train_on_batch")
+        self._restore_adapters()
         if self._replicas_in_sync > 1:
             raise ValueError(
                 "On several replicas a batch is shared out by `fit`. Received: a call of "

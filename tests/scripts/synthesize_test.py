@@ -148,8 +148,38 @@ def test_finetuning_goes_on_where_it_was_interrupted(tmp_path, pretrained, monke
     result = run(tmp_path, *arguments)
     whole = run(tmp_path / "whole", *arguments)
     assert result["epsilon"] == pytest.approx(whole["epsilon"])
+    assert not (tmp_path / "checkpoint.weights.h5").exists()
     releases = json.loads((tmp_path / "ledger.json").read_text())["releases"]
     assert sum(release["count"] for release in releases) == 1 + 20
+
+
+def test_what_was_released_before_a_crash_is_not_released_again(tmp_path, pretrained, monkeypatch):
+    arguments = f"--pretrained={pretrained}", "--stage=pretrain,select,finetune", "--steps=1"
+    dump = synthesize.json.dump
+
+    def crash(record, *rest, **options):
+        if "trainable_parameters" in record or "selected" in record:
+            raise KeyboardInterrupt
+        dump(record, *rest, **options)
+
+    kept = {}
+    for stage, name in (("select", "selection.json"), ("finetune", "finetuned.keras")):
+        monkeypatch.setattr(synthesize.json, "dump", crash)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, *arguments)
+        monkeypatch.setattr(synthesize.json, "dump", dump)
+        kept[name] = (tmp_path / name).read_bytes()
+        assert not (tmp_path / f"{stage}.json").exists()
+        if stage == "select":
+            with pytest.raises(UsageError, match="has a selection with other flags"):
+                run(tmp_path, *arguments, "--score_noise_multiplier=6")
+            run(tmp_path, f"--pretrained={pretrained}", "--stage=select", "--steps=1")
+    weights = keras.models.load_model(tmp_path / "finetuned.keras", compile=False).get_weights()
+    run(tmp_path, *arguments)
+    assert (tmp_path / "selection.json").read_bytes() == kept["selection.json"]
+    again = keras.models.load_model(tmp_path / "finetuned.keras", compile=False).get_weights()
+    for before, after in zip(weights, again, strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize(
