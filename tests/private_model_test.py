@@ -279,6 +279,19 @@ def test_class_weights_are_sample_weights():
     reference.assert_close(*updates)
 
 
+def test_batches_above_the_size_that_xla_compiles_are_cut():
+    updates = []
+    x, y = batch((5,), 65)  # One more than a physical batch that tfdp chooses.
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+        private = tfdp.make_private(model)
+        private.compile(SGD(0.5, 0.0, learning_rate=1.0), loss=LOSS, jit_compile=jit_compile)
+        private.fit(x, y, batch_size=65, verbose=0)
+        updates.append(weights(model))
+    reference.assert_close(*updates)
+
+
 @pytest.mark.parametrize("options", [{"run_eagerly": True}, {"jit_compile": True}])
 def test_eager_and_compiled_steps_are_the_same_step(options):
     updates = []

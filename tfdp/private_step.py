@@ -179,7 +179,8 @@ class PrivateStep(keras.Model):
             physical_step,
             [tf.zeros((*leading, *v.shape), v.dtype) for v in self.trainable_variables],
             read=read if batch.examples is None else None,
-            approximate=self.physical_batch_size is None,
+            # XLA compiles for one size, which no slice may exceed.
+            approximate=self.physical_batch_size is None and not self._compile_physical_step,
             static=static,
         )
         if count is None:
