@@ -6,6 +6,7 @@ import dp_accounting
 from absl import flags
 
 import tfdp
+from tfdp.mechanism import events_of
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.image_datasets import ImageData
 from tfdp.scripts.images import Images
@@ -219,12 +220,8 @@ def step_event(
     batches: tfdp.sampling.PoissonDataset, noise_multiplier: float, replicas: int
 ) -> dp_accounting.DpEvent:
     """One step on so many replicas, which cut their shares of larger samples by themselves."""
-    scheme = batches.scheme_of(replicas)
-    if scheme.capacity is None:
-        return tfdp.accounting.dp_sgd_event(noise_multiplier, scheme.sampling_probability)
-    return tfdp.accounting.truncated_dp_sgd_event(
-        noise_multiplier, scheme.sampling_probability, scheme.share_examples, scheme.share_capacity
-    )
+    event, _ = events_of(batches.scheme_of(replicas), noise_multiplier)
+    return event
 
 
 def ledger_of(

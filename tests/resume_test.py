@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfdp
 
@@ -230,6 +231,21 @@ def test_training_of_adapters_goes_on_from_a_file_as_if_nothing_had_happened(who
     for one, other in zip(private.weights, restored.weights, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
     assert charged(restored) == charged(private)
+
+
+def test_a_loop_of_ones_own_goes_on_with_the_adapters_of_a_whole_model(tmp_path):
+    private = adapted_model(seed=1)
+    private.expected_batch_size = 20
+    x, y = np.arange(60).reshape(20, 3) % 5, np.ones((20, 2), "float32")
+    private.train_on_batch(x, y)
+    private.save(tmp_path / "model.keras")
+    restored = keras.models.load_model(tmp_path / "model.keras")
+    for model in (private, restored):
+        step = tf.function(model.train_step, autograph=False)
+        for _ in range(3):
+            step((tf.constant(x), tf.constant(y)))
+    for one, other in zip(private.weights, restored.weights, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 
 def test_adapters_of_another_model_are_not_taken_for_its_own(tmp_path):

@@ -113,7 +113,7 @@ def mechanism_of(optimizer: DPOptimizerMixin, scheme: Scheme) -> Mechanism:
             f"Groups of examples cannot be accounted for with sampling {scheme.kind!r}. "
             f"Received: num_microbatches={groups}"
         )
-    event, estimate = _events(
+    event, estimate = events_of(
         scheme, optimizer.noise_multiplier, microbatch_size=1 if groups is None else size // groups
     )
     return Mechanism(
@@ -126,8 +126,8 @@ def mechanism_of(optimizer: DPOptimizerMixin, scheme: Scheme) -> Mechanism:
     )
 
 
-def _events(
-    scheme: Scheme, noise_multiplier: float, microbatch_size: int
+def events_of(
+    scheme: Scheme, noise_multiplier: float, microbatch_size: int = 1
 ) -> tuple[dp_accounting.DpEvent, dp_accounting.DpEvent | None]:
     """What is charged, and what Poisson samples would have cost, where they are not the same."""
     q = scheme.sampling_probability

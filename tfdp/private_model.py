@@ -403,7 +403,6 @@ class PrivateModel(PrivateStep):
             ValueError: For data whose sampling is unknown, or arguments out of range.
         """
         self._assert_compile_called("fit")
-        self._restore_adapters()
         epochs = _validate.integer("epochs", epochs, minimum=0)
         initial_epoch = _validate.integer("initial_epoch", initial_epoch, minimum=0)
         data, validation_data = sampling.training_data(
@@ -474,7 +473,6 @@ class PrivateModel(PrivateStep):
                 made under a strategy with several replicas.
         """
         self._assert_compile_called("train_on_batch")
-        self._restore_adapters()
         if self._replicas_in_sync > 1:
             raise ValueError(
                 "On several replicas a batch is shared out by `fit`. Received: a call of "
@@ -506,6 +504,8 @@ class PrivateModel(PrivateStep):
         """Sets what a step is from now on; steps are compiled anew if it is something else."""
         self._spending.close()
         self._mechanism, self._data = mechanism, data
+        with tf.init_scope():  # Loops of the caller come here when they are traced.
+            self._restore_adapters()
         traced_for = mechanism, None if data is None else data.source
         if mechanism is not None and traced_for != self._traced_for:
             self._traced_for = traced_for
