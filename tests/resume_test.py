@@ -252,6 +252,9 @@ def test_adapters_of_another_model_are_not_taken_for_its_own(tmp_path):
     private = adapted_model(seed=1)
     private.save_weights(tmp_path / "model.weights.h5")
     other = adapted_model(seed=1)
-    other._loaded_adapters = {"adapter_0_w": np.zeros((2, 2))}
-    with pytest.raises(ValueError, match="adapters of other shapes or on other layers"):
+    other.model.get_layer("hidden").lora_alpha = 5
+    with pytest.raises(ValueError, match="have the alpha 5.0; the file has 2.0"):
+        other.load_weights(tmp_path / "model.weights.h5")
+    other._loaded_adapters = {"adapter_0:a": np.zeros((2, 2))}
+    with pytest.raises(ValueError, match="adapters are on other layers"):
         other.fit(np.zeros((20, 3), "int32"), np.zeros((20, 2)), batch_size=20, verbose=0)

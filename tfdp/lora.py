@@ -160,12 +160,8 @@ def save_adapters(model: keras.Model, path: str | os.PathLike) -> None:
         TypeError: If an argument has the wrong type.
         ValueError: If the model is not built or has no adapters.
     """
-    layers = _with_adapters(model)
+    arrays = _arrays(_with_adapters(model))
     path = _validate.path("path", path)
-    arrays = {}
-    for name, layer in layers.items():
-        for key, array in zip(_keys(name), (*_factors(layer), _alpha(layer)), strict=True):
-            arrays[key] = keras.ops.convert_to_numpy(array)
     with open(path, "wb") as file:  # Given a name, NumPy would add an ending to it.
         np.savez(file, **arrays)
 
@@ -189,25 +185,10 @@ def load_adapters(model: keras.Model, path: str | os.PathLike) -> None:
             arrays = dict(file)
     except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise _validate.value_error("path", path, f"a file of adapters ({error})") from None
-    expected = {key for name in layers for key in _keys(name)}
-    if set(arrays) != expected:
-        differing = sorted(key.rsplit(":", 1)[0] for key in expected ^ set(arrays))
-        raise _validate.value_error(
-            "path", path, f"of adapters on the same layers; these differ: {sorted(set(differing))}"
-        )
-    values = []
-    for name, layer in layers.items():
-        *factors, alpha = (arrays[key] for key in _keys(name))
-        for variable, array in zip(_factors(layer), factors, strict=True):
-            if tuple(variable.shape) != array.shape:
-                shapes = f"{tuple(variable.shape)}; the file has {array.shape}"
-                raise _validate.value_error("path", path, f"of adapters of {name!r} of {shapes}")
-            values.append((variable, array))
-        if float(alpha) != _alpha(layer):
-            numbers = f"{_alpha(layer)}; the file has {float(alpha)}"
-            raise _validate.value_error("path", path, f"of adapters of {name!r} of alpha {numbers}")
-    for variable, array in values:
-        variable.assign(array)
+    try:
+        _assign(layers, arrays)
+    except ValueError as error:
+        raise _validate.value_error("path", path, f"a file of its adapters ({error})") from None
 
 
 def arrays_of_adapters(model: keras.Model) -> dict[str, np.ndarray]:
@@ -216,42 +197,67 @@ def arrays_of_adapters(model: keras.Model) -> dict[str, np.ndarray]:
     Keras writes the sum of matrix and adapter in place of the matrix, and no factors. It computes
     the same, but factors of zero have a gradient of zero: such a model cannot be trained further.
     """
-    return {
-        f"adapter_{number}_{part}": keras.ops.convert_to_numpy(variable)
-        for number, variables in enumerate(_variables_of_adapters(model))
-        for part, variable in zip("wab", variables, strict=True)
-    }
+    layers = _by_place(model)
+    matrices = {f"{name}:w": _matrices.matrix_of(layer) for name, layer in layers.items()}
+    return _arrays(layers) | {k: keras.ops.convert_to_numpy(v) for k, v in matrices.items()}
 
 
 def assign_adapters(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
-    """Puts back what `arrays_of_adapters` gave, into a model with as many adapters or none.
+    """Puts back what `arrays_of_adapters` gave, into a model with the same adapters or none.
 
     Raises:
-        ValueError: If the adapters are others.
+        ValueError: If the adapters are others. The model is then as it was.
     """
-    variables = {
-        f"adapter_{number}_{part}": variable
-        for number, variables in enumerate(_variables_of_adapters(model))
-        for part, variable in zip("wab", variables, strict=True)
-    }
-    if not variables:  # What Keras has loaded is the sum.
+    layers = _by_place(model)
+    if not layers:  # What Keras has loaded is the sum.
         return
-    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-    if shapes != {name: tuple(variable.shape) for name, variable in variables.items()}:
-        raise ValueError(
-            "The file is of a model with adapters of other shapes or on other layers. "
-            f"Received: model={model.name!r}"
-        )
-    for name, variable in variables.items():
-        variable.assign(arrays[name])
+    factors = {name: array for name, array in arrays.items() if not name.endswith(":w")}
+    _assign(layers, factors)
+    for name, layer in layers.items():
+        _matrices.matrix_of(layer).assign(arrays[f"{name}:w"])
 
 
-def _variables_of_adapters(model: keras.Model) -> list[list[keras.Variable]]:
-    return [
-        [_matrices.matrix_of(layer), *_factors(layer)]
-        for layer in model._flatten_layers()
-        if getattr(layer, "lora_enabled", False)
-    ]
+def _by_place(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """Layers with adapters by their number: paths need not be unique."""
+    layers = [part for part in model._flatten_layers() if getattr(part, "lora_enabled", False)]
+    return {f"adapter_{number}": layer for number, layer in enumerate(layers)}
+
+
+def _arrays(layers: dict[str, keras.layers.Layer]) -> dict[str, np.ndarray]:
+    """The factors and alpha of adapters, by the names that their layers are given here."""
+    arrays = {}
+    for name, layer in layers.items():
+        for key, value in zip(_keys(name), (*_factors(layer), _alpha(layer)), strict=True):
+            arrays[key] = keras.ops.convert_to_numpy(value)
+    return arrays
+
+
+def _assign(layers: dict[str, keras.layers.Layer], arrays: dict[str, np.ndarray]) -> None:
+    """Assigns what `_arrays` gave, all of it or nothing.
+
+    Raises:
+        ValueError: If names, shapes or alpha differ.
+    """
+    differing = {key for name in layers for key in _keys(name)} ^ set(arrays)
+    if differing:
+        names = sorted({key.rsplit(":", 1)[0] for key in differing})
+        raise ValueError(f"adapters are on other layers; these differ: {names}")
+    values = []
+    for name, layer in layers.items():
+        *factors, alpha = (arrays[key] for key in _keys(name))
+        for variable, array in zip(_factors(layer), factors, strict=True):
+            if tuple(variable.shape) != array.shape:
+                raise ValueError(
+                    f"adapters of {name!r} have the shape {tuple(variable.shape)}; the file has "
+                    f"{array.shape}"
+                )
+            values.append((variable, array))
+        if float(alpha) != _alpha(layer):
+            raise ValueError(
+                f"adapters of {name!r} have the alpha {_alpha(layer)}; the file has {float(alpha)}"
+            )
+    for variable, array in values:
+        variable.assign(array)
 
 
 def _with_adapters(model: keras.Model) -> dict[str, keras.layers.Layer]:
