@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfdp import _matrices, _validate
+from tfdp import _adapters, _matrices, _validate
 
 
 def enable(
@@ -76,7 +76,7 @@ def enable(
     for layer in chosen.values():
         layer.enable_lora(rank, **scale)
     trainable = {id(variable) for variable in model.trainable_variables}
-    factors = {id(factor) for layer in chosen.values() for factor in _factors(layer)}
+    factors = {id(factor) for layer in chosen.values() for factor in _adapters.factors_of(layer)}
     if trainable != factors:
         raise RuntimeError(
             f"Of the factors of {list(chosen)} not all are trainable, or not they alone: "
@@ -134,15 +134,15 @@ def merge(model: keras.Model) -> None:
         ValueError: If it is not built or has no adapters.
     """
     for layer in _with_adapters(model).values():
-        matrix, (a, b) = _matrices.matrix_of(layer), _factors(layer)
+        matrix, (a, b) = _matrices.matrix_of(layer), _adapters.factors_of(layer)
         a_values, b_values = (keras.ops.convert_to_numpy(v).astype("float64") for v in (a, b))
         total = keras.ops.convert_to_numpy(matrix).astype("float64")
-        total += _alpha(layer) / layer.lora_rank * (a_values @ b_values)
+        total += _adapters.alpha_of(layer) / layer.lora_rank * (a_values @ b_values)
         matrix.assign(keras.ops.cast(total, matrix.dtype))
         b.assign(keras.ops.zeros_like(b))  # Functions compiled by the caller may still read it.
         for factor in (a, b):
             layer._untrack_variable(factor)
-        for name in _factor_names(layer):
+        for name in _adapters.factor_names(layer):
             # Not Keras's own, which collects garbage each time: minutes for a large model.
             super(keras.layers.Layer, layer).__delattr__(name)
         layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
@@ -160,7 +160,7 @@ def save_adapters(model: keras.Model, path: str | os.PathLike) -> None:
         TypeError: If an argument has the wrong type.
         ValueError: If the model is not built or has no adapters.
     """
-    arrays = _arrays(_with_adapters(model))
+    arrays = _adapters.arrays_of(_with_adapters(model))
     path = _validate.path("path", path)
     with open(path, "wb") as file:  # Given a name, NumPy would add an ending to it.
         np.savez(file, **arrays)
@@ -186,78 +186,9 @@ def load_adapters(model: keras.Model, path: str | os.PathLike) -> None:
     except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise _validate.value_error("path", path, f"a file of adapters ({error})") from None
     try:
-        _assign(layers, arrays)
+        _adapters.assign(layers, arrays)
     except ValueError as error:
         raise _validate.value_error("path", path, f"a file of its adapters ({error})") from None
-
-
-def arrays_of_adapters(model: keras.Model) -> dict[str, np.ndarray]:
-    """The matrices and factors of all adapters, by place: for checkpoints of unfinished training.
-
-    Keras writes the sum of matrix and adapter in place of the matrix, and no factors. It computes
-    the same, but factors of zero have a gradient of zero: such a model cannot be trained further.
-    """
-    layers = _by_place(model)
-    matrices = {f"{name}:w": _matrices.matrix_of(layer) for name, layer in layers.items()}
-    return _arrays(layers) | {k: keras.ops.convert_to_numpy(v) for k, v in matrices.items()}
-
-
-def assign_adapters(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
-    """Puts back what `arrays_of_adapters` gave, into a model with the same adapters or none.
-
-    Raises:
-        ValueError: If the adapters are others. The model is then as it was.
-    """
-    layers = _by_place(model)
-    if not layers:  # What Keras has loaded is the sum.
-        return
-    factors = {name: array for name, array in arrays.items() if not name.endswith(":w")}
-    _assign(layers, factors)
-    for name, layer in layers.items():
-        _matrices.matrix_of(layer).assign(arrays[f"{name}:w"])
-
-
-def _by_place(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """Layers with adapters by their number: paths need not be unique."""
-    layers = [part for part in model._flatten_layers() if getattr(part, "lora_enabled", False)]
-    return {f"adapter_{number}": layer for number, layer in enumerate(layers)}
-
-
-def _arrays(layers: dict[str, keras.layers.Layer]) -> dict[str, np.ndarray]:
-    """The factors and alpha of adapters, by the names that their layers are given here."""
-    arrays = {}
-    for name, layer in layers.items():
-        for key, value in zip(_keys(name), (*_factors(layer), _alpha(layer)), strict=True):
-            arrays[key] = keras.ops.convert_to_numpy(value)
-    return arrays
-
-
-def _assign(layers: dict[str, keras.layers.Layer], arrays: dict[str, np.ndarray]) -> None:
-    """Assigns what `_arrays` gave, all of it or nothing.
-
-    Raises:
-        ValueError: If names, shapes or alpha differ.
-    """
-    differing = {key for name in layers for key in _keys(name)} ^ set(arrays)
-    if differing:
-        names = sorted({key.rsplit(":", 1)[0] for key in differing})
-        raise ValueError(f"adapters are on other layers; these differ: {names}")
-    values = []
-    for name, layer in layers.items():
-        *factors, alpha = (arrays[key] for key in _keys(name))
-        for variable, array in zip(_factors(layer), factors, strict=True):
-            if tuple(variable.shape) != array.shape:
-                raise ValueError(
-                    f"adapters of {name!r} have the shape {tuple(variable.shape)}; the file has "
-                    f"{array.shape}"
-                )
-            values.append((variable, array))
-        if float(alpha) != _alpha(layer):
-            raise ValueError(
-                f"adapters of {name!r} have the alpha {_alpha(layer)}; the file has {float(alpha)}"
-            )
-    for variable, array in values:
-        variable.assign(array)
 
 
 def _with_adapters(model: keras.Model) -> dict[str, keras.layers.Layer]:
@@ -281,25 +212,6 @@ def _freeze_all_but(layer: keras.layers.Layer, chosen: set[int]) -> bool:
     if holds:
         layer._trainable = True  # The public setter would reach the layers inside.
     return holds
-
-
-def _factor_names(layer: keras.layers.Layer) -> tuple[str, str]:
-    kind = "embeddings" if isinstance(layer, keras.layers.Embedding) else "kernel"
-    return f"lora_{kind}_a", f"lora_{kind}_b"
-
-
-def _factors(layer: keras.layers.Layer) -> list[keras.Variable]:
-    return [getattr(layer, name) for name in _factor_names(layer)]
-
-
-def _alpha(layer: keras.layers.Layer) -> float:
-    # Keras versions without `lora_alpha` do not scale.
-    return float(getattr(layer, "lora_alpha", layer.lora_rank))
-
-
-def _keys(path: str) -> tuple[str, str, str]:
-    """The names of a layer's arrays in a file."""
-    return f"{path}:a", f"{path}:b", f"{path}:alpha"
 
 
 def _forget_compiled_functions(model: keras.Model) -> None:

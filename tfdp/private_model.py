@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdp import _replicas, _validate, accounting, lora, sampling
+from tfdp import _adapters, _replicas, _validate, accounting, sampling
 from tfdp.mechanism import Mechanism, Releasing, Spending, mechanism_of
 from tfdp.model_checks import check_model
 from tfdp.noise import GaussianNoise
@@ -201,7 +201,7 @@ class PrivateModel(PrivateStep):
     def save_own_variables(self, store) -> None:
         self._restore_adapters()  # Or what was loaded and not yet put back would be lost.
         super().save_own_variables(store)
-        for name, array in lora.arrays_of_adapters(self.model).items():
+        for name, array in _adapters.arrays_for_training(self.model).items():
             store[name] = array
         store["ledger"] = np.frombuffer(self.ledger.to_json().encode(), dtype=np.uint8)
         if self.callback_state:
@@ -226,7 +226,7 @@ class PrivateModel(PrivateStep):
         """Puts adapters back that Keras, which comes to their layers last, has set to zero."""
         arrays, self._loaded_adapters = dict(self._loaded_adapters), {}
         if arrays:
-            lora.assign_adapters(self.model, arrays)
+            _adapters.assign_for_training(self.model, arrays)
 
     # Privacy.
 
