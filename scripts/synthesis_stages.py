@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import os
 from typing import Any
 
@@ -188,11 +189,16 @@ def pretrain(settings: Settings, data: Data, _: Plan, folder: str, verbose: int)
     keras.utils.set_random_seed(settings.seed)
     network = tfdp.synthesis.attention_unet(data.shape, data.num_classes)
     denoiser = _denoiser(network, data)
+    images, labels = data.public
+    steps = settings.pretrain_epochs * math.ceil(len(images) / settings.pretrain_batch_size)
+    warmup = steps // 20
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warmup, warmup_target=settings.pretrain_learning_rate, warmup_steps=warmup
+    )
     denoiser.compile(
-        keras.optimizers.Adam(settings.pretrain_learning_rate, use_ema=True, ema_momentum=0.999),
+        keras.optimizers.Adam(rate, use_ema=True, ema_momentum=0.99),
         loss=tfdp.synthesis.DenoisingLoss(),
     )
-    images, labels = data.public
     history = denoiser.fit(
         _inputs(images, labels),
         batch_size=settings.pretrain_batch_size,

@@ -65,7 +65,7 @@ def declare_flags(values: flags.FlagValues) -> None:
     define(whole, "rank", 4, "Of LoRA.", lower_bound=1)
     define(whole, "pretrain_epochs", 5, "Passes over the public images.", lower_bound=1)
     define(whole, "pretrain_batch_size", 64, "Images in a batch.", lower_bound=1)
-    define(real, "pretrain_learning_rate", 1e-3, "Of Adam.", lower_bound=0.0)
+    define(real, "pretrain_learning_rate", 2e-3, "Highest rate of Adam.", lower_bound=0.0)
     define(whole, "batch_size", 1024, "Expected sensitive images in a step.", lower_bound=1)
     define(whole, "steps", 100, "Private steps; rounded up to epochs of ten.", lower_bound=1)
     define(real, "learning_rate", 1e-3, "Of private Adam.", lower_bound=0.0)

@@ -1,5 +1,9 @@
 """Training steps of private models against one example at a time and ordinary Keras."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import one_example_at_a_time as reference
@@ -311,6 +315,26 @@ def test_eager_and_compiled_steps_are_the_same_step(options):
         private.fit(x, y, batch_size=10, epochs=2, verbose=0)
         updates.append(weights(model))
     reference.assert_close(*updates)
+
+
+TRAIN_COMPILED = """
+import keras, numpy as np, tfdp
+
+model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+private = tfdp.make_private(model, physical_batch_size=4)
+optimizer = tfdp.optimizers.VectorizedDPKerasSGDOptimizer(1.0, 1.0, learning_rate=1.0)
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+private.compile(optimizer, loss=loss, jit_compile=True)
+private.fit(np.ones((10, 5), "float32"), np.zeros(10, int), batch_size=6, epochs=3, verbose=0)
+"""
+
+
+def test_xla_compiles_the_physical_step_once(tmp_path):
+    flags = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
+    environment = {**os.environ, "XLA_FLAGS": flags, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    subprocess.run([sys.executable, "-c", TRAIN_COMPILED], env=environment, check=True)
+    compilations = list(tmp_path.glob("*before_optimizations.txt"))
+    assert len(compilations) == 1, compilations
 
 
 def test_several_inputs_and_outputs_with_loss_weights():

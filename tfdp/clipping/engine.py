@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tfdp.clipping.bounds import Clipper, joint_norm
 from tfdp.clipping.per_example import PerExampleGradient, Summed, sum_of_squares
+from tfdp.clipping.per_example_loss import FLOAT16_LOSS_SCALE
 from tfdp.clipping.plan import Plan, check_no_added_losses
 from tfdp.clipping.probe import check_recording
 from tfdp.clipping.recorder import Recorder
@@ -28,10 +29,6 @@ from tfdp.clipping.registry import Context
 
 #: ``(y, y_pred, sample_weight) -> losses``, of shape ``(batch,)``.
 PerExampleLossFn = Callable[[Any, Any, Any], tf.Tensor]
-
-#: Losses are multiplied by it where layers compute in float16, whose smallest numbers gradients
-#: fall below. It is taken out again, in float32, before any norm is used.
-FLOAT16_LOSS_SCALE = 2.0**8
 
 
 @dataclasses.dataclass(frozen=True)
