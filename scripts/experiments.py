@@ -1,4 +1,4 @@
-"""What `reproduce.py` can run: the settings of every row of every table, as flags of `train.py`."""
+"""What `reproduce.py` can run: the settings of every row of every table, as flags of a program."""
 
 import dataclasses
 import itertools
@@ -9,16 +9,19 @@ Flags = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a table: the same training, once for each seed.
+    """One row of a table: the same run, once for each seed.
 
     Attributes:
         name: Names its folder.
         label: What the table says.
-        flags: Flags of `train.py`.
+        flags: Flags of the experiment's program.
         published: The figure that it is compared with, in percent. Defaults to `None`.
         x: Where it stands on the picture's horizontal axis. Defaults to `None`: the picture has a
             line for each row.
         series: Which of the picture's curves it belongs to.
+        seeds: At most so many seeds. Defaults to `None`: as many as are asked for.
+        after: A row that is run before, with seed 0 alone, and whose folder is this one's flag
+            `pretrained`. Defaults to `None`.
     """
 
     name: str
@@ -27,6 +30,13 @@ class Row:
     published: str | None = None
     x: float | None = None
     series: str = ""
+    seeds: int | None = None
+    after: "Row | None" = None
+
+    @property
+    def dataset(self) -> str:
+        """The data set that privacy is for."""
+        return self.flags.get("dataset") or self.flags["sensitive"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +48,14 @@ class Experiment:
         rows: The rows by the title of their table.
         quick: Flags that make it a matter of seconds, to see that it works.
         axis: What rows with an `x` are drawn over.
+        program: `"train"` or `"synthesize"`.
     """
 
     question: str
     rows: dict[str, tuple[Row, ...]]
     quick: Flags
     axis: str = ""
+    program: str = "train"
 
 
 _TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -295,6 +307,61 @@ def _views(count: int) -> Flags:
     return {"augmentation": "shift_flip", "augmentation_multiplicity": count}
 
 
+# DP-SAPF. One network, pre-trained on public images, one budget for selection and fine-tuning, one
+# number of private steps. The learning rate of adapters and that of all weights were chosen by the
+# denoising loss of short runs.
+_SYNTHESIS = {
+    "target_epsilon": 10.0,
+    "batch_size": 512,
+    "steps": 120,
+    "learning_rate": 0.012,
+    "rank": 8,
+    "num_images": 2000,
+    "ema_decay": 0.95,
+    "fraction": 0.3,
+    "sampling_steps": 20,
+}
+_METHODS = {
+    "sapf": ("DP-SAPF, 30 % of the matrices", {}),
+    "random": ("a random 30 %", {}),
+    "lora": ("LoRA on all matrices", {}),
+    "attention": ("LoRA on all of attention", {"method": "lora", "candidates": "attention"}),
+    "full": ("all weights", {"learning_rate": 0.005}),
+    "none": ("no fine-tuning", {}),
+}
+_PUBLIC = {"fashion_mnist": "mnist,cifar10_jpeg", "mnist": "fashion_mnist,cifar10_jpeg"}
+
+
+def _synthesis_rows(dataset: str, epsilon: float, seeds: int | None = None) -> tuple[Row, ...]:
+    rows = []
+    for method, (label, flags) in _METHODS.items():
+        name, flags = method, {"method": method, **flags}
+        if method != "none":  # Nothing is spent on it.
+            name, flags = f"{method}_{epsilon:g}", {**flags, "target_epsilon": epsilon}
+        rows.append(_synthesis_row(name, label, dataset, flags, seeds=seeds))
+    return tuple(rows)
+
+
+def _fraction_rows() -> tuple[Row, ...]:
+    return tuple(
+        _synthesis_row(
+            "sapf_10" if percent == 30 else f"sapf_10_{percent}",
+            f"DP-SAPF, {percent} %",
+            "fashion_mnist",
+            {"method": "sapf", "fraction": percent / 100},
+            seeds=1,
+            x=percent,
+        )
+        for percent in (5, 15, 30, 50, 70)
+    )
+
+
+def _synthesis_row(name: str, label: str, dataset: str, flags: Flags, **options: Any) -> Row:
+    data = {"public": _PUBLIC[dataset], "sensitive": dataset}
+    first = Row("pretrained", "pre-training", {**data, "stage": "pretrain", "pretrain_epochs": 2})
+    return Row(name, label, {**data, **_SYNTHESIS, **flags}, after=first, **options)
+
+
 EXPERIMENTS = {
     "screening": Experiment(
         "Does update screening help at an equal true budget, and what does the accounting of the "
@@ -337,5 +404,17 @@ EXPERIMENTS = {
         "beat a search among private runs?",
         {"Fashion-MNIST": _found_rows()},
         _SMALL,
+    ),
+    "synthesis": Experiment(
+        "What are synthetic images worth at equal true epsilon, by what is tuned privately?",
+        {
+            "Fashion-MNIST, ε = 10": _synthesis_rows("fashion_mnist", 10.0),
+            "Fashion-MNIST, ε = 1": _synthesis_rows("fashion_mnist", 1.0, seeds=1),
+            "MNIST, ε = 10": _synthesis_rows("mnist", 10.0, seeds=1),
+            "Fashion-MNIST, ε = 10, by fraction": _fraction_rows(),
+        },
+        {"pretrain_epochs": 1, "steps": 10, "batch_size": 64, "num_images": 200},
+        axis="share of the matrices that is tuned, %",
+        program="synthesize",
     ),
 }

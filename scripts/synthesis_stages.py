@@ -5,12 +5,18 @@ import functools
 import json
 import math
 import os
+import sys
 from typing import Any
 
 import dp_accounting
 import keras
 import numpy as np
 import tensorflow as tf
+
+try:
+    import resource
+except ImportError:  # Not on Windows.
+    resource = None
 
 import tfdp
 from tfdp.scripts import train_checkpoint, whole_files
@@ -26,6 +32,13 @@ METHODS = {
     "full": None,
     "none": None,
 }
+#: What is selected from, by the flag. The embedding of classes is none: it is tuned as a whole.
+CANDIDATES = {
+    "attention": "attention",
+    "all_matrices": lambda layer: layer.name != CLASSES,
+}
+#: The layer that says what a class is. The private classes are not the public ones.
+CLASSES = "class_embedding"
 #: Private steps to an epoch: there is a checkpoint after each.
 STEPS_PER_EPOCH = 10
 #: Real images that synthetic ones are compared with; nearest neighbours cost their square.
@@ -41,6 +54,7 @@ class Settings:
     method: str
     target_epsilon: float
     delta: float | None
+    candidates: str
     fraction: float
     score_noise_multiplier: float
     selection_probability: float
@@ -71,8 +85,8 @@ _OWN = {
         *("pretrain_learning_rate", "pretrained", "seed"),
     ),
     "select": (
-        *("method", "target_epsilon", "delta", "fraction", "score_noise_multiplier"),
-        *("selection_probability", "selection_norm_clip"),
+        *("method", "target_epsilon", "delta", "candidates", "fraction"),
+        *("score_noise_multiplier", "selection_probability", "selection_norm_clip"),
     ),
     "finetune": (
         *("rank", "batch_size", "steps", "learning_rate", "l2_norm_clip", "automatic_gamma"),
@@ -175,17 +189,23 @@ def plan(settings: Settings, num_examples: int) -> Plan:
 
 
 def pretrain(settings: Settings, data: Data, _: Plan, folder: str, verbose: int) -> dict[str, Any]:
-    """Trains the network on the public images, or takes the one that was given."""
-    path = _path(folder, "pretrained.keras")
+    """Trains the network, and the judge of its images, on public images, or takes what is there."""
+    network_path, judge_path = (_path(folder, name) for name in ("pretrained.keras", "judge.keras"))
     if settings.pretrained is not None:
-        network = _network(settings.pretrained)
+        with open(_needed(settings.pretrained, "pretrain.json", "pretrain")) as file:
+            judge_name = json.load(file)["judge"]
+        network, judge = (
+            _network(_path(settings.pretrained, os.path.basename(path)))
+            for path in (network_path, judge_path)
+        )
         if tuple(network.output_shape[1:]) != data.shape:
             raise UsageError(
                 f"--pretrained makes images of the shape {network.output_shape[1:]}, those of "
                 f"{settings.sensitive} have {data.shape}. Received: {settings.pretrained!r}"
             )
-        _save(network, path)
-        return {"pretrained_weights": network.count_params()}
+        _save(network, network_path)
+        _save(judge, judge_path)
+        return {"pretrained_weights": network.count_params(), "judge": judge_name}
     keras.utils.set_random_seed(settings.seed)
     network = tfdp.synthesis.attention_unet(data.shape, data.num_classes)
     denoiser = _denoiser(network, data)
@@ -206,11 +226,16 @@ def pretrain(settings: Settings, data: Data, _: Plan, folder: str, verbose: int)
         callbacks=[keras.callbacks.BackupAndRestore(_path(folder, "pretraining"))],
         verbose=verbose,
     )
-    _save(network, path)
+    _save(network, network_path)
+    judge = tfdp.synthesis.classifier_features(
+        data.public_name, tfdp.sampling.public(images, labels), seed=settings.seed
+    )
+    _save(judge.model, judge_path)
     return {
         "public_images": len(images),
         "pretrained_weights": network.count_params(),
         "pretrain_loss": history.history.get("loss", []),
+        "judge": judge.name,
     }
 
 
@@ -230,6 +255,7 @@ def select(settings: Settings, data: Data, plan: Plan, folder: str, verbose: int
             denoiser,
             tfdp.synthesis.DenoisingLoss() if reads_data else None,
             (_inputs(images, labels), None) if reads_data else None,
+            candidates=CANDIDATES[settings.candidates],
             fraction=settings.fraction,
             l2_norm_clip=settings.selection_norm_clip,
             score_noise_multiplier=settings.score_noise_multiplier if reads_data else None,
@@ -260,6 +286,7 @@ def finetune(
     if METHODS[settings.method] is not None:
         selection = _selection(folder)
         tfdp.lora.enable(denoiser, selection, settings.rank)
+        network.get_layer(CLASSES).trainable = True
     else:
         selection = None
     trainable = tfdp.lora.trainable_parameters(denoiser) if plan.steps else 0
@@ -274,6 +301,7 @@ def finetune(
             file.write(f"{text}\n")
     return {
         "trainable_parameters": trainable,
+        "peak_memory_mib": _peak_memory_mib(),
         "noise_multiplier": plan.noise_multiplier,
         "steps": plan.steps,
         "epsilon": {
@@ -315,8 +343,9 @@ def evaluate(settings: Settings, data: Data, _: Plan, folder: str, verbose: int)
     if settings.inception_weights is not None:
         features = tfdp.synthesis.inception_features(settings.inception_weights, data.shape)
     else:
-        public = tfdp.sampling.public(*data.public)
-        features = tfdp.synthesis.classifier_features(data.public_name, public, seed=settings.seed)
+        model = _network(_needed(folder, "judge.keras", "pretrain"))
+        with open(_needed(folder, "pretrain.json", "pretrain")) as file:
+            features = tfdp.synthesis.FeatureExtractor(json.load(file)["judge"], model)
     synthetic = features(images[:COMPARED])
     real, held_out = features(train[:COMPARED]), features(test[:COMPARED])
     accuracy = tfdp.synthesis.downstream_accuracy(
@@ -416,6 +445,14 @@ def _epsilon_of(event: dp_accounting.DpEvent, delta: float) -> float:
 
 def _denoiser(network: keras.Model, data: Data) -> tfdp.synthesis.Denoiser:
     return tfdp.synthesis.Denoiser(network, data.num_classes, name="denoiser")
+
+
+def _peak_memory_mib() -> float:
+    """The most memory that this process has held, where the system says it."""
+    if resource is None:
+        return math.nan
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _inputs(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

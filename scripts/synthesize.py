@@ -2,19 +2,20 @@ r"""Makes synthetic images of a private data set, and says what they are worth.
 
     python scripts/synthesize.py --public=mnist,cifar10_jpeg --sensitive=fashion_mnist \
         --target_epsilon=10 --output_dir=runs/fashion
-    python scripts/synthesize.py --stage=finetune,sample,evaluate --method=lora \
-        --pretrained=runs/fashion/pretrained.keras --sensitive=fashion_mnist ...
+    python scripts/synthesize.py --method=lora --pretrained=runs/fashion \
+        --public=mnist,cifar10_jpeg --sensitive=fashion_mnist --output_dir=runs/fashion_lora
 
 A diffusion model is trained on public images (`pretrain`), the weight matrices that matter most
 for the sensitive ones are selected with differential privacy (`select`) and tuned by private LoRA
-(`finetune`); images are drawn from the result (`sample`) and judged (`evaluate`). The budget covers
-selection and fine-tuning together. A stage that is done in `--output_dir` is not done again, and
-one that was interrupted goes on: give the same command again.
+(`finetune`), together with the embedding of classes, which are others now; images are drawn from
+the result (`sample`) and judged (`evaluate`). The budget covers selection and fine-tuning together.
+A stage that is done in `--output_dir` is not done again, and one that was interrupted goes on: give
+the same command again.
 
-`--output_dir` gets `pretrained.keras`, `selection.json` and `.png`, `finetuned.keras`,
-`ledger.json`, `statement.txt`, `images.npz` (uint8 images and their labels), `images.png` and
-`result.json`. The figures of `evaluate` are worked out from the sensitive images and are not
-protected, nor is `closest.png`, which shows some of them.
+`--output_dir` gets `pretrained.keras`, `judge.keras` (whose features images are compared in),
+`selection.json` and `.png`, `finetuned.keras`, `ledger.json`, `statement.txt`, `images.npz` (uint8
+images and their labels), `images.png` and `result.json`. The figures of `evaluate` are worked out
+from the sensitive images and are not protected, nor is `closest.png`, which shows some of them.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from tfdp.scripts import (
     whole_files,
 )
 from tfdp.scripts.command_line import UsageError
-from tfdp.scripts.synthesis_stages import METHODS, Settings
+from tfdp.scripts.synthesis_stages import CANDIDATES, METHODS, Settings
 
 STAGES = ("pretrain", "select", "finetune", "sample", "evaluate")
 
@@ -53,7 +54,14 @@ def declare_flags(values: flags.FlagValues) -> None:
     define(flags.DEFINE_enum, "method", "sapf", "What is tuned: see DP-SAPF.", list(METHODS))
     define(real, "target_epsilon", 10.0, "Budget of selection and fine-tuning together.")
     define(real, "delta", None, "Defaults to 1 / (N ln N) for N sensitive images.")
-    define(real, "fraction", 0.3, "Share of the attention matrices to select.")
+    define(
+        flags.DEFINE_enum,
+        "candidates",
+        "all_matrices",
+        "What is selected from: kernels of attention, or of convolutions and dense layers, too.",
+        list(CANDIDATES),
+    )
+    define(real, "fraction", 0.3, "Share of the candidates to select.")
     define(real, "score_noise_multiplier", 20.0, "Noise of the scores.", lower_bound=0.0)
     define(
         real,
@@ -62,21 +70,27 @@ def declare_flags(values: flags.FlagValues) -> None:
         "Norm that gradients are clipped to for the scores: below most, or noise outweighs them.",
     )
     define(real, "selection_probability", 0.2, "Chance of each image to be scored.")
-    define(whole, "rank", 4, "Of LoRA.", lower_bound=1)
-    define(whole, "pretrain_epochs", 5, "Passes over the public images.", lower_bound=1)
+    define(whole, "rank", 8, "Of LoRA.", lower_bound=1)
+    define(whole, "pretrain_epochs", 2, "Passes over the public images.", lower_bound=1)
     define(whole, "pretrain_batch_size", 64, "Images in a batch.", lower_bound=1)
     define(real, "pretrain_learning_rate", 2e-3, "Highest rate of Adam.", lower_bound=0.0)
-    define(whole, "batch_size", 1024, "Expected sensitive images in a step.", lower_bound=1)
-    define(whole, "steps", 100, "Private steps; rounded up to epochs of ten.", lower_bound=1)
-    define(real, "learning_rate", 1e-3, "Of private Adam.", lower_bound=0.0)
+    define(whole, "batch_size", 512, "Expected sensitive images in a step.", lower_bound=1)
+    define(whole, "steps", 120, "Private steps; rounded up to epochs of ten.", lower_bound=1)
+    define(
+        real,
+        "learning_rate",
+        0.012,
+        "Of private Adam; all weights need less than adapters.",
+        lower_bound=0.0,
+    )
     define(real, "l2_norm_clip", 1.0, "Norm that an image's gradient is brought to.")
     define(real, "automatic_gamma", 0.01, "Of automatic clipping; 0: plain clipping.")
     define(whole, "draws", 1, "Draws of time and noise of each image in a step.", lower_bound=1)
-    define(real, "ema_decay", 0.99, "Decay of the averaged weights in fine-tuning.")
+    define(real, "ema_decay", 0.95, "Decay of the averaged weights in fine-tuning.")
     define(whole, "num_images", 10_000, "Images to make, of all classes alike.", lower_bound=1)
     define(real, "guidance", 2.0, "1: none; more: images more typical of their class.")
     define(whole, "sampling_steps", 25, "Time steps of DDIM.", lower_bound=1)
-    define(text, "pretrained", None, "A network that is there, in place of `pretrain`.")
+    define(text, "pretrained", None, "Folder of a run that has pre-trained already.")
     define(text, "inception_weights", None, "Weights of Inception, to judge by its features.")
     define(whole, "seed", 0, "Of weights, draws and pictures; privacy never rests on it.")
     define(text, "output_dir", None, "Folder. Defaults to runs/<sensitive>_<method>.")
@@ -128,9 +142,18 @@ def _settle(values: flags.FlagValues) -> tuple[Settings, synthesis_stages.Data]:
             "--public and --sensitive must be different data sets. "
             f"Received: public={','.join(settings.public)}, sensitive={settings.sensitive}"
         )
-    for name in ("pretrained", "inception_weights"):
-        if values[name].value is not None and not os.path.isfile(values[name].value):
-            raise UsageError(f"--{name} is no file. Received: {name}={values[name].value!r}")
+    if values.inception_weights is not None and not os.path.isfile(values.inception_weights):
+        raise UsageError(
+            f"--inception_weights is no file. Received: inception_weights="
+            f"{values.inception_weights!r}"
+        )
+    if values.pretrained is not None and not os.path.isfile(
+        os.path.join(values.pretrained, "pretrain.json")
+    ):
+        raise UsageError(
+            "--pretrained is no folder in which the stage 'pretrain' is done. "
+            f"Received: pretrained={values.pretrained!r}"
+        )
 
     def load(name):
         return image_datasets.load(name, data_dir=values.data_dir, download=values.download)

@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 
 import tfdp
-from tfdp.scripts import experiments, reproduce, train, train_settings
+from tfdp.scripts import experiments, reproduce, synthesize, train, train_settings
 from tfdp.scripts.command_line import UsageError
 
 DIGITS = {"dataset": "digits", "epochs": 2, "target_epsilon": 3.0}
@@ -30,9 +30,9 @@ ROWS = {
 }
 
 
-def flags_of(command):
+def flags_of(command, program=train_settings):
     values = flags.FlagValues()
-    train_settings.declare_flags(values)
+    program.declare_flags(values)
     values(command[1:])
     return values
 
@@ -97,7 +97,7 @@ def test_rows_are_trained_once_with_every_seed_and_compared(
     table = (tmp_path / "table.md").read_text()
     assert f"| plain | {plain['mean']:.2f} ± {plain['stddev']:.2f} |" in table
     assert "| 98.1 |" in table and "(charged less)" in table and "Which is better?" in table
-    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
     assert table in capsys.readouterr().out
 
     files = sorted(tmp_path.glob("digits/*/*/model.keras"))
@@ -109,7 +109,7 @@ def test_rows_are_trained_once_with_every_seed_and_compared(
     row = dataclasses.replace(ROWS["Digits"][0], flags={**DIGITS, "learning_rate": 0.5})
     changed = experiments.Experiment("Which is better?", {"Digits": (row,)}, {})
     monkeypatch.setitem(experiments.EXPERIMENTS, "test", changed)
-    with pytest.raises(SystemExit, match="1 of 1 trainings failed"):
+    with pytest.raises(SystemExit, match="1 of 1 runs failed"):
         reproduced(*arguments[:1], "--seeds=1", *arguments[2:])
 
 
@@ -117,7 +117,7 @@ def test_a_training_that_fails_does_not_hide_the_others(commands, tmp_path, monk
     bad = experiments.Row("bad", "bad", {**DIGITS, "learning_rate": -1})
     experiment = experiments.Experiment("?", {"Digits": (bad, ROWS["Digits"][0])}, {"epochs": 1})
     monkeypatch.setitem(experiments.EXPERIMENTS, "test", experiment)
-    with pytest.raises(SystemExit, match="1 of 2 trainings failed"):
+    with pytest.raises(SystemExit, match="1 of 2 runs failed"):
         reproduced("--experiment=test", "--seeds=1", "--quick", f"--output_dir={tmp_path}")
     assert "| plain |" in (tmp_path / "table.md").read_text()
     assert all("--epochs=1" in command for command in commands)
@@ -137,20 +137,70 @@ def test_what_cannot_be_reproduced_is_named(commands, capsys):
 @pytest.mark.parametrize(
     ("name", "row"),
     [
-        pytest.param(name, row, id=f"{name}-{row.flags['dataset']}-{row.name}")
+        pytest.param(name, row, id=f"{name}-{row.dataset}-{row.name}")
         for name, experiment in experiments.EXPERIMENTS.items()
         for rows in experiment.rows.values()
         for row in rows
     ],
 )
-def test_every_row_is_a_command_that_trains(name, row, tmp_path):
-    quick = experiments.EXPERIMENTS[name].quick
-    names = [
-        other.name
-        for other in sum(experiments.EXPERIMENTS[name].rows.values(), ())
-        if other.flags["dataset"] == row.flags["dataset"]
+def test_every_row_is_a_command_that_works(name, row, tmp_path):
+    experiment = experiments.EXPERIMENTS[name]
+    rows = [other for others in experiment.rows.values() for other in others]
+    for other in (row.after, *rows):  # What shares a folder is the same run.
+        if other is not None and (other.dataset, other.name) == (row.dataset, row.name):
+            assert other.flags == row.flags
+    for changed in ({}, experiment.quick):
+        command = reproduce.command_of(experiment.program, row, 0, tmp_path, changed)
+        if experiment.program == "train":
+            train_settings.check_flags(flags_of(command))
+        else:
+            flags_of(command, synthesize)
+
+
+def test_runs_of_synthesis_come_after_one_pretraining(tmp_path, monkeypatch):
+    data = {"sensitive": "private"}
+    first = experiments.Row("pretrained", "pre-training", {**data, "stage": "pretrain"})
+    rows = [
+        experiments.Row(name, name, {**data, "fraction": x / 100}, after=first, x=x, seeds=seeds)
+        for name, x, seeds in (("a", 10.0, None), ("b", 20.0, 1))
     ]
-    assert names.count(row.name) == 1
-    for changed in ({}, quick):
-        values = flags_of(reproduce.command_of(row, 0, tmp_path, changed))
-        train_settings.check_flags(values)
+    experiment = experiments.Experiment(
+        "How many?", {"Main": (rows[0],), "Curve": tuple(rows)}, {}, program="synthesize"
+    )
+    monkeypatch.setitem(experiments.EXPERIMENTS, "test", experiment)
+    seen = []
+
+    def run(command, **_):
+        values = flags_of(command, synthesize)
+        seen.append((values.stage[0], values.fraction, values.seed, values.pretrained))
+        record = {"seconds": {"pretrain": 1.0, "select": 2.0, "finetune": 3.0}}
+        if values.stage != ["pretrain"]:
+            record |= {
+                "settings": {"delta": 1e-5},
+                "downstream": {"accuracy": values.fraction + values.seed / 100},
+                "frechet": {"distance": 5.0, "extractor": "pixels"},
+                "frechet_of_test_images": 0.1,
+                "precision_recall": {"precision": 0.5, "recall": 0.25},
+                "copies": {"auc": 0.5, "detected": 0.0},
+                "selected": ["x"],
+                "trainable_parameters": 10,
+                "epsilon": {"rdp": 1.0, "pld": 0.9},
+                "epsilon_of_selection": 0.1,
+                "noise_multiplier": 2.0,
+                "peak_memory_mib": 100.0,
+            }
+        with open(f"{values.output_dir}/result.json", "w") as file:
+            json.dump(record, file)
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    reproduced("--experiment=test", "--seeds=2", f"--output_dir={tmp_path}")
+    pretrained = str(tmp_path / "private" / "pretrained" / "0")
+    assert seen[0] == ("pretrain", 0.3, 0, None)
+    runs = {(0.1, 0), (0.2, 0), (0.1, 1)}
+    assert {call[1:3] for call in seen[1:]} == runs and len(seen) == 4
+    assert {call[3] for call in seen[1:]} == {pretrained}
+    table = (tmp_path / "table.md").read_text()
+    assert "| a | 10.50 ± 0.71 | 5.00 ± 0.00 | 0.50 / 0.25 | 10 | 1.00, 0.100 | 2 + 3 |" in table
+    assert "| b | 20.00 | 5.00 |" in table
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")

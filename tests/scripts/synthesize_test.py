@@ -20,6 +20,7 @@ QUICK = (
     "--public=coloured,grey",
     "--sensitive=private",
     "--target_epsilon=5",
+    "--candidates=attention",
     "--pretrain_epochs=1",
     "--batch_size=10",
     "--steps=11",
@@ -90,17 +91,27 @@ def run(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """A network as `pretrain` leaves it, untrained."""
-    path = str(tmp_path_factory.mktemp("network") / "pretrained.keras")
-    small_unet((SIZE, SIZE, 1), 4).save(path)
-    return path
+    """A folder as `pretrain` leaves it, with untrained networks."""
+    folder = tmp_path_factory.mktemp("network")
+    small_unet((SIZE, SIZE, 1), 4).save(folder / "pretrained.keras")
+    judge = keras.Sequential([keras.Input((SIZE, SIZE, 1)), keras.layers.GlobalMaxPooling2D()])
+    judge.save(folder / "judge.keras")
+    (folder / "pretrain.json").write_text(json.dumps({"judge": "highest pixel"}))
+    return folder
 
 
 @pytest.mark.slow
 def test_all_stages_stay_within_the_budget_and_are_not_done_twice(tmp_path, capsys):
     result = run(tmp_path)
     expected = {f"{stage}.json" for stage in synthesize.STAGES} | {
-        *("pretrained.keras", "selection.json", "selection.png", "finetuned.keras", "ledger.json"),
+        *(
+            "pretrained.keras",
+            "judge.keras",
+            "selection.json",
+            "selection.png",
+            "finetuned.keras",
+            "ledger.json",
+        ),
         *("statement.txt", "images.npz", "images.png", "closest.png", "result.json"),
     }
     assert {*os.listdir(tmp_path)} == expected
@@ -128,6 +139,20 @@ def test_all_stages_stay_within_the_budget_and_are_not_done_twice(tmp_path, caps
     with pytest.raises(UsageError, match=r"stage 'finetune' .* differ in rank"):
         run(tmp_path, "--rank=2")
     assert (tmp_path / "images.npz").read_bytes() == images
+
+
+def test_a_run_can_take_over_what_another_has_pretrained(tmp_path, pretrained):
+    result = run(tmp_path, f"--pretrained={pretrained}", "--method=none")
+    assert result["frechet"]["extractor"] == result["judge"] == "highest pixel"
+    assert result["frechet"]["dimension"] == 1
+
+
+def test_selection_from_all_matrices_leaves_out_the_embedding_of_classes(tmp_path, pretrained):
+    arguments = f"--pretrained={pretrained}", "--candidates=all_matrices", "--method=random"
+    result = run(tmp_path, *arguments, "--stage=pretrain,select", "--fraction=1")
+    assert len(result["selected"]) == result["candidates"] > 8
+    assert any("patches" in name for name in result["selected"])
+    assert not any("class_embedding" in name for name in result["selected"])
 
 
 def test_finetuning_goes_on_where_it_was_interrupted(tmp_path, pretrained, monkeypatch):
@@ -198,13 +223,13 @@ def test_other_methods_spend_the_budget_on_training_alone(
     )
     before, after = (
         keras.models.load_model(path, compile=False).get_weights()
-        for path in (pretrained, tmp_path / "finetuned.keras")
+        for path in (pretrained / "pretrained.keras", tmp_path / "finetuned.keras")
     )
     changed = sum(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     if selected is None:
         assert result["selected"] is None
     else:
-        assert len(result["selected"]) == selected == changed
+        assert len(result["selected"]) == selected == changed - 1  # The embedding of classes.
     sizes = {"all": result["pretrained_weights"], 0: 0}
     if trained in sizes:
         assert result["trainable_parameters"] == sizes[trained]
@@ -229,7 +254,8 @@ def test_other_methods_spend_the_budget_on_training_alone(
         (["--automatic_gamma=-1"], "--automatic_gamma must not be negative"),
         (["--delta=1.5"], r"--delta must be in \(0, 1\)"),
         (["--batch_size=100"], "--batch_size must be at most 60"),
-        (["--pretrained=nowhere.keras"], "--pretrained is no file"),
+        (["--pretrained=nowhere"], "--pretrained is no folder in which"),
+        (["--inception_weights=nowhere.h5"], "--inception_weights is no file"),
         (["--score_noise_multiplier=0.1"], "the selection alone is too much"),
         (["--stage=finetune"], "the stage 'pretrain' comes first"),
     ],

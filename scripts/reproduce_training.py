@@ -1,0 +1,123 @@
+"""What `reproduce.py` says about trainings by `train.py`: accuracy, and what it has cost."""
+
+import statistics
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import tfdp
+from tfdp.scripts import train_screening
+from tfdp.scripts.experiments import Experiment, Row
+from tfdp.scripts.reproduce_pictures import draw_curves, draw_rows, mean_and_stddev
+
+Record = dict[str, Any]
+
+
+def one_line(record: Record) -> str:
+    """What came of one training."""
+    return f"{100 * record['test_accuracy']:.2f} % after {record['seconds']:.0f} s"
+
+
+def result_of(row: Row, records: list[Record]) -> Record:
+    """Mean and spread over the seeds of a row."""
+    accuracies = [100 * record["test_accuracy"] for record in records]
+    mean, stddev = mean_and_stddev(accuracies)
+    simulated = records[0]["settings"]["simulate_at"] is not None
+    return {
+        "name": row.name,
+        "label": row.label,
+        "published": row.published,
+        "x": row.x,
+        "series": row.series,
+        "accuracies": accuracies,
+        "mean": mean,
+        "stddev": stddev,
+        "epsilon": None if simulated else statistics.mean(map(_true_epsilon, records)),
+        "guaranteed": all(record["epsilon"]["rdp"] is not None for record in records),
+        "steps": statistics.mean(_trials(record) for record in records),
+        "kept": statistics.mean(
+            record["history"].get("acceptance_rate", [1.0])[-1] for record in records
+        ),
+        "examples": statistics.mean(_examples(record) for record in records),
+        "seconds": sum(record["seconds"] for record in records),
+        "flags": row.flags,
+    }
+
+
+def table(experiment: Experiment, results: dict[str, list[Record]]) -> str:
+    """The results in Markdown."""
+    lines = [experiment.question, ""]
+    columns = (
+        *("", "test accuracy, %", "by seed", "published", "trials", "kept", "examples"),
+        "true epsilon",
+    )
+    for title, found in results.items():
+        lines += [
+            f"**{title}**",
+            "",
+            "| " + " | ".join(columns) + " |",
+            "| " + " | ".join(["---"] * len(columns)) + " |",
+        ]
+        for r in found:
+            spread = "" if r["stddev"] is None else f" ± {r['stddev']:.2f}"
+            by_seed = ", ".join(f"{a:.2f}" for a in r["accuracies"])
+            lines.append(
+                f"| {r['label']} | {r['mean']:.2f}{spread} | {by_seed} | {r['published'] or ''} | "
+                f"{r['steps']:,.0f} | {100 * r['kept']:.0f} % | {r['examples']:,.0f} | "
+                f"{_spent(r)} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def draw(experiment: Experiment, results: dict[str, list[Record]]) -> Figure:
+    """Accuracy by row, or over the setting that rows differ in."""
+    curves = all(r["x"] is not None for found in results.values() for r in found)
+    rows = max(len(found) for found in results.values())
+    height = 4 if curves else 1.2 + 0.45 * rows
+    figure = Figure(figsize=(6 * len(results), height), layout="constrained")
+    for axes, (title, found) in zip(
+        figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True
+    ):
+        axes.set_title(title)
+        if curves:
+            by_series: dict[str, dict[float, list[float]]] = {}
+            for r in found:
+                by_series.setdefault(r["series"], {})[r["x"]] = r["accuracies"]
+            draw_curves(axes, by_series)
+            axes.set(xlabel=experiment.axis, ylabel="accuracy, %")
+            continue
+        labels = [f"{r['label']}\ntrue ε {_spent(r).split(' (')[0]}" for r in found]
+        colors = ["C0" if r["guaranteed"] else "C3" for r in found]
+        draw_rows(axes, labels, [r["accuracies"] for r in found], colors)
+        axes.set_xlabel("test accuracy, %\nred: more was spent than was charged")
+    return figure
+
+
+def _trials(record: Record) -> int:
+    """Updates that were worked out, whether kept or not."""
+    return int(record["history"].get("trials", [record["steps"]])[-1])
+
+
+def _examples(record: Record) -> int:
+    """Examples that were worked on, each view of one counted, as far as expected."""
+    views = record["settings"]["augmentation_multiplicity"]
+    return _trials(record) * record["expected_batch_size"] * views
+
+
+def _true_epsilon(record: Record) -> float:
+    """Epsilon, by RDP, of everything that was worked out, whatever was charged for it."""
+    ledger = train_screening.ledger_of(
+        train_screening.recorded(record["settings"]),
+        tfdp.accounting.dp_sgd_event(record["noise_multiplier"], record["sampling_probability"]),
+        record["train_examples"],
+        _trials(record),
+    )
+    return ledger.epsilon(record["delta"])
+
+
+def _spent(result: Record) -> str:
+    """Epsilon, and what is wrong with it."""
+    if result["epsilon"] is None:
+        return "simulated: not private"
+    return f"{result['epsilon']:.2f}" + ("" if result["guaranteed"] else " (charged less)")
