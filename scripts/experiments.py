@@ -326,7 +326,7 @@ _METHODS = {
     "random": ("a random 30 %", {}),
     "lora": ("LoRA on all matrices", {}),
     "attention": ("LoRA on all of attention", {"method": "lora", "candidates": "attention"}),
-    "full": ("all weights", {"learning_rate": 0.005}),
+    "full": ("all weights", {"learning_rate": 0.003}),
     "none": ("no fine-tuning", {}),
 }
 _PUBLIC = {"fashion_mnist": "mnist,cifar10_jpeg", "mnist": "fashion_mnist,cifar10_jpeg"}
