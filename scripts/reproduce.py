@@ -48,7 +48,7 @@ def declare_flags(values: flags.FlagValues) -> None:
     define(whole, "seeds", 3, "Runs of each row, with seeds from 0.", lower_bound=1)
     define(flags.DEFINE_list, "rows", None, "Rows to run, by name. Defaults to all.")
     define(whole, "jobs", 1, "Runs at a time.", lower_bound=1)
-    define(flags.DEFINE_bool, "quick", False, "A few steps on digits, in place of the real thing.")
+    define(flags.DEFINE_bool, "quick", False, "A few steps, to see that it works.")
     define(flags.DEFINE_string, "output_dir", None, "Folder. Defaults to runs/<experiment>.")
 
 

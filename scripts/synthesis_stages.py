@@ -50,6 +50,7 @@ class Settings:
     """The flags of `synthesize.py` that a result depends on."""
 
     public: list[str]
+    public_images: int
     sensitive: str
     method: str
     target_epsilon: float
@@ -81,7 +82,7 @@ class Settings:
 #: What each stage depends on, beside all that the stages before it depend on.
 _OWN = {
     "pretrain": (
-        *("public", "sensitive", "pretrain_epochs", "pretrain_batch_size"),
+        *("public", "public_images", "sensitive", "pretrain_epochs", "pretrain_batch_size"),
         *("pretrain_learning_rate", "pretrained", "seed"),
     ),
     "select": (
@@ -111,22 +112,24 @@ class Data:
         public: Public sets. Their classes are numbered one after another; those of the sensitive
             set take the places of the first.
         sensitive: The set to protect.
+        public_images: The first so many images of each public set; 0: all.
     """
 
-    def __init__(self, public: list[ImageData], sensitive: ImageData):
+    def __init__(self, public: list[ImageData], sensitive: ImageData, public_images: int = 0):
         self._public = public
+        self._most = public_images or None
         self.sensitive = sensitive
         self.shape = sensitive.image_shape
         self.num_classes = sum(data.num_classes for data in public)
 
     @functools.cached_property
     def public(self) -> tuple[np.ndarray, np.ndarray]:
-        """All public training images, floats in [0, 1], and their labels."""
+        """The public training images, floats in [0, 1], and their labels."""
         images, labels, first = [], [], 0
         for data in self._public:
             x, y = data.train.arrays()
-            images.append(_in_form(np.asarray(x), self.shape))
-            labels.append(np.asarray(y) + first)
+            images.append(_in_form(np.asarray(x[: self._most]), self.shape))
+            labels.append(np.asarray(y[: self._most]) + first)
             first += data.num_classes
         return np.concatenate(images), np.concatenate(labels).astype("int32")
 

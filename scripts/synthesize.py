@@ -50,6 +50,7 @@ def declare_flags(values: flags.FlagValues) -> None:
     text, real, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
     define(flags.DEFINE_list, "stage", list(STAGES), f"What to do, of {', '.join(STAGES)}.")
     define(flags.DEFINE_list, "public", ["mnist"], "Data sets to pre-train on; classes in order.")
+    define(whole, "public_images", 0, "Take so many of each public set; 0: all.", lower_bound=0)
     define(text, "sensitive", "fashion_mnist", "The data set to protect.")
     define(flags.DEFINE_enum, "method", "sapf", "What is tuned: see DP-SAPF.", list(METHODS))
     define(real, "target_epsilon", 10.0, "Budget of selection and fine-tuning together.")
@@ -159,7 +160,9 @@ def _settle(values: flags.FlagValues) -> tuple[Settings, synthesis_stages.Data]:
         return image_datasets.load(name, data_dir=values.data_dir, download=values.download)
 
     sensitive = load(settings.sensitive)
-    data = synthesis_stages.Data([load(name) for name in settings.public], sensitive)
+    data = synthesis_stages.Data(
+        [load(name) for name in settings.public], sensitive, settings.public_images
+    )
     count = len(sensitive.train)
     if settings.delta is None:
         settings = dataclasses.replace(settings, delta=1 / (count * math.log(count)))

@@ -147,6 +147,14 @@ def test_a_run_can_take_over_what_another_has_pretrained(tmp_path, pretrained):
     assert result["frechet"]["dimension"] == 1
 
 
+@pytest.mark.parametrize(("most", "taken"), [(0, 120), (25, 50), (100, 120)])
+def test_as_many_public_images_are_taken_as_are_asked_for(most, taken):
+    sets = [images_of(name) for name in ("coloured", "grey")]
+    images, labels = synthesis_stages.Data(sets, images_of("private"), most).public
+    assert images.shape == (taken, SIZE, SIZE, 1)
+    assert np.bincount(labels).max() - np.bincount(labels).min() <= 1 and labels.max() == 3
+
+
 def test_selection_from_all_matrices_leaves_out_the_embedding_of_classes(tmp_path, pretrained):
     arguments = f"--pretrained={pretrained}", "--candidates=all_matrices", "--method=random"
     result = run(tmp_path, *arguments, "--stage=pretrain,select", "--fraction=1")
