@@ -85,7 +85,7 @@ def run(
     """
     place = folder_of(row, seed, folder)
     place.mkdir(parents=True, exist_ok=True)
-    log = place / "train.log"
+    log = place / "run.log"
     limit = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(threads))
     if row.after is not None:
         quick = {**quick, "pretrained": folder_of(row.after, 0, folder)}

@@ -264,7 +264,7 @@ def select(settings: Settings, data: Data, plan: Plan, folder: str, verbose: int
             score_noise_multiplier=settings.score_noise_multiplier if reads_data else None,
             sampling_probability=settings.selection_probability,
             mechanism=mechanism,
-            verbose=min(verbose, 1),
+            verbose=int(verbose == 1),
         )
     if selection.event != plan.selection:
         raise UsageError(
@@ -328,7 +328,7 @@ def sample(settings: Settings, data: Data, _: Plan, folder: str, verbose: int) -
         steps=settings.sampling_steps,
         guidance=settings.guidance,
         seed=settings.seed,
-        verbose=min(verbose, 1),
+        verbose=int(verbose == 1),
     )
     with whole_files.replacing(_path(folder, "images.npz")) as path:
         np.savez_compressed(path, images=images, labels=labels)
