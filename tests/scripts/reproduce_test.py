@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 
 import tfdp
-from tfdp.scripts import experiments, reproduce, synthesize, train, train_settings
+from tfdp.scripts import experiments, reproduce, synthesize, train, train_settings, whole_files
 from tfdp.scripts.command_line import UsageError
 
 DIGITS = {"dataset": "digits", "epochs": 2, "target_epsilon": 3.0}
@@ -189,8 +189,9 @@ def test_runs_of_synthesis_come_after_one_pretraining(tmp_path, monkeypatch):
                 "noise_multiplier": 2.0,
                 "peak_memory_mib": 100.0,
             }
-        with open(f"{values.output_dir}/result.json", "w") as file:
-            json.dump(record, file)
+        path = f"{values.output_dir}/result.json"
+        with whole_files.replacing(path) as partial, open(partial, "w") as file:
+            json.dump(record, file)  # Results are read while the next run goes on.
         return types.SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(reproduce.subprocess, "run", run)
