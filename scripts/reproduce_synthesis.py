@@ -5,8 +5,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tfdp.scripts import reproduce_layout as layout
 from tfdp.scripts.experiments import Experiment, Row
-from tfdp.scripts.reproduce_pictures import draw_curves, draw_rows, mean_and_stddev
 
 Record = dict[str, Any]
 #: What is drawn: the name in a result, and what the axis says.
@@ -66,29 +66,22 @@ def table(experiment: Experiment, results: dict[str, list[Record]]) -> str:
         *("ε, of that the selection", "selection and tuning, s", "memory, MiB", "seeds"),
     )
     for title, found in results.items():
-        lines += [
-            f"**{title}**",
-            "",
-            "| " + " | ".join(columns) + " |",
-            "| " + " | ".join(["---"] * len(columns)) + " |",
-        ]
-        for r in found:
-            seconds = r["seconds"]
-            cells = (
+        rows = [
+            (
                 r["label"],
-                _spread(r["accuracies"]),
-                _spread(r["distances"]),
+                layout.spread(r["accuracies"]),
+                layout.spread(r["distances"]),
                 f"{r['precision']:.2f} / {r['recall']:.2f}",
                 f"{r['trainable_parameters']:,.0f}",
                 f"{r['epsilon']['rdp']:.2f}, {r['epsilon_of_selection']:.3f}",
-                f"{seconds['select']:.0f} + {seconds['finetune']:.0f}",
+                f"{r['seconds']['select']:.0f} + {r['seconds']['finetune']:.0f}",
                 f"{r['peak_memory_mib']:,.0f}",
                 f"{len(r['accuracies'])}",
             )
-            lines.append(f"| {' | '.join(cells)} |")
+            for r in found
+        ]
         first = found[0]
-        lines += [
-            "",
+        lines += layout.table(title, columns, rows) + [
             f"Features: {first['extractor']}; real test images have the distance "
             f"{first['distance_of_test_images']:.2f}. δ = {first['delta']:.2g}.",
             "",
@@ -108,10 +101,10 @@ def draw(experiment: Experiment, results: dict[str, list[Record]]) -> Figure:
                 curves: dict[str, dict[float, list[float]]] = {}
                 for r in found:
                     curves.setdefault(r["series"], {})[r["x"]] = r[values]
-                draw_curves(axes, curves)
+                layout.draw_curves(axes, curves)
                 axes.set(xlabel=experiment.axis, ylabel=label)
             else:
-                draw_rows(axes, [r["label"] for r in found], [r[values] for r in found])
+                layout.draw_rows(axes, [r["label"] for r in found], [r[values] for r in found])
                 axes.set_xlabel(label)
     return figure
 
@@ -120,8 +113,3 @@ def _inside(record: Record, path: tuple[str, ...]) -> float:
     for name in path:
         record = record[name]
     return record
-
-
-def _spread(values: list[float]) -> str:
-    mean, stddev = mean_and_stddev(values)
-    return f"{mean:.2f}" + ("" if stddev is None else f" ± {stddev:.2f}")

@@ -6,9 +6,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import tfdp
+from tfdp.scripts import reproduce_layout as layout
 from tfdp.scripts import train_screening
 from tfdp.scripts.experiments import Experiment, Row
-from tfdp.scripts.reproduce_pictures import draw_curves, draw_rows, mean_and_stddev
 
 Record = dict[str, Any]
 
@@ -21,7 +21,7 @@ def one_line(record: Record) -> str:
 def result_of(row: Row, records: list[Record]) -> Record:
     """Mean and spread over the seeds of a row."""
     accuracies = [100 * record["test_accuracy"] for record in records]
-    mean, stddev = mean_and_stddev(accuracies)
+    mean, stddev = layout.mean_and_stddev(accuracies)
     simulated = records[0]["settings"]["simulate_at"] is not None
     return {
         "name": row.name,
@@ -52,21 +52,20 @@ def table(experiment: Experiment, results: dict[str, list[Record]]) -> str:
         "true epsilon",
     )
     for title, found in results.items():
-        lines += [
-            f"**{title}**",
-            "",
-            "| " + " | ".join(columns) + " |",
-            "| " + " | ".join(["---"] * len(columns)) + " |",
-        ]
-        for r in found:
-            spread = "" if r["stddev"] is None else f" ± {r['stddev']:.2f}"
-            by_seed = ", ".join(f"{a:.2f}" for a in r["accuracies"])
-            lines.append(
-                f"| {r['label']} | {r['mean']:.2f}{spread} | {by_seed} | {r['published'] or ''} | "
-                f"{r['steps']:,.0f} | {100 * r['kept']:.0f} % | {r['examples']:,.0f} | "
-                f"{_spent(r)} |"
+        rows = [
+            (
+                r["label"],
+                layout.spread(r["accuracies"]),
+                ", ".join(f"{a:.2f}" for a in r["accuracies"]),
+                r["published"] or "",
+                f"{r['steps']:,.0f}",
+                f"{100 * r['kept']:.0f} %",
+                f"{r['examples']:,.0f}",
+                _spent(r),
             )
-        lines.append("")
+            for r in found
+        ]
+        lines += layout.table(title, columns, rows)
     return "\n".join(lines)
 
 
@@ -84,12 +83,12 @@ def draw(experiment: Experiment, results: dict[str, list[Record]]) -> Figure:
             by_series: dict[str, dict[float, list[float]]] = {}
             for r in found:
                 by_series.setdefault(r["series"], {})[r["x"]] = r["accuracies"]
-            draw_curves(axes, by_series)
+            layout.draw_curves(axes, by_series)
             axes.set(xlabel=experiment.axis, ylabel="accuracy, %")
             continue
         labels = [f"{r['label']}\ntrue ε {_spent(r).split(' (')[0]}" for r in found]
         colors = ["C0" if r["guaranteed"] else "C3" for r in found]
-        draw_rows(axes, labels, [r["accuracies"] for r in found], colors)
+        layout.draw_rows(axes, labels, [r["accuracies"] for r in found], colors)
         axes.set_xlabel("test accuracy, %\nred: more was spent than was charged")
     return figure
 

@@ -32,13 +32,15 @@ METHODS = {
     "full": None,
     "none": None,
 }
-#: What is selected from, by the flag. The embedding of classes is none: it is tuned as a whole.
+#: The layer that says what a class is: tuned as a whole, as private classes are not public ones.
+CLASSES = "class_embedding"
+#: What is selected from, by the flag.
 CANDIDATES = {
     "attention": "attention",
     "all_matrices": lambda layer: layer.name != CLASSES,
 }
-#: The layer that says what a class is. The private classes are not the public ones.
-CLASSES = "class_embedding"
+#: What another run may take over of `pretrain`.
+PRETRAINED_FILES = ("pretrain.json", "pretrained.keras", "judge.keras")
 #: Private steps to an epoch: there is a checkpoint after each.
 STEPS_PER_EPOCH = 10
 #: Real images that synthetic ones are compared with; nearest neighbours cost their square.
@@ -195,7 +197,7 @@ def pretrain(settings: Settings, data: Data, _: Plan, folder: str, verbose: int)
     """Trains the network, and the judge of its images, on public images, or takes what is there."""
     network_path, judge_path = (_path(folder, name) for name in ("pretrained.keras", "judge.keras"))
     if settings.pretrained is not None:
-        with open(_needed(settings.pretrained, "pretrain.json", "pretrain")) as file:
+        with open(_path(settings.pretrained, "pretrain.json")) as file:
             judge_name = json.load(file)["judge"]
         network, judge = (
             _network(_path(settings.pretrained, os.path.basename(path)))
@@ -205,6 +207,12 @@ def pretrain(settings: Settings, data: Data, _: Plan, folder: str, verbose: int)
             raise UsageError(
                 f"--pretrained makes images of the shape {network.output_shape[1:]}, those of "
                 f"{settings.sensitive} have {data.shape}. Received: {settings.pretrained!r}"
+            )
+        classes = network.get_layer(CLASSES).input_dim - 1  # And one for "no class".
+        if classes != data.num_classes:
+            raise UsageError(
+                f"--pretrained is of {classes} classes, those of --public are {data.num_classes}. "
+                f"Received: public={','.join(settings.public)}"
             )
         _save(network, network_path)
         _save(judge, judge_path)

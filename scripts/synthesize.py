@@ -36,7 +36,7 @@ from tfdp.scripts import (
     whole_files,
 )
 from tfdp.scripts.command_line import UsageError
-from tfdp.scripts.synthesis_stages import CANDIDATES, METHODS, Settings
+from tfdp.scripts.synthesis_stages import CANDIDATES, METHODS, PRETRAINED_FILES, Settings
 
 STAGES = ("pretrain", "select", "finetune", "sample", "evaluate")
 
@@ -148,8 +148,8 @@ def _settle(values: flags.FlagValues) -> tuple[Settings, synthesis_stages.Data]:
             f"--inception_weights is no file. Received: inception_weights="
             f"{values.inception_weights!r}"
         )
-    if values.pretrained is not None and not os.path.isfile(
-        os.path.join(values.pretrained, "pretrain.json")
+    if values.pretrained is not None and not all(
+        os.path.isfile(os.path.join(values.pretrained, name)) for name in PRETRAINED_FILES
     ):
         raise UsageError(
             "--pretrained is no folder in which the stage 'pretrain' is done. "

@@ -46,7 +46,7 @@ def value_of(variable: tf.Variable) -> int:
     return int(variable.read_value().numpy())
 
 
-def as_on_one_device(function: Callable, tensors: list[tf.Tensor]) -> tf.Tensor:
+def as_on_one_device(function: Callable, tensors: list[tf.Tensor]) -> Any:
     """``function(tensors)``, worked out as if there were one replica.
 
     On several, Keras divides a loss by their number, if its reduction is a mean; what is clipped

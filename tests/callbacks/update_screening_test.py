@@ -307,8 +307,12 @@ def test_the_rule_goes_on_after_a_resume(tmp_path):
 
 def test_annealing_in_training_lowers_its_energy(capsys):
     private = private_model(SGD(1.0, 0.5, learning_rate=0.5), metrics=["accuracy"])
-    screening = callbacks.UpdateScreening(callbacks.SimulatedAnnealing(), PUBLIC)
-    history = fit(private, screening, epochs=6, verbose=1)
+    labels = X[:, :3].argmax(axis=1)  # There is something to learn.
+    public = sampling.public(X[:20], labels[:20])
+    screening = callbacks.UpdateScreening(callbacks.SimulatedAnnealing(), public)
+    history = private.fit(
+        X[20:], labels[20:], callbacks=[screening], batch_size=12, epochs=6
+    ).history
     assert history["energy"][-1] < history["energy"][0]
     shown = capsys.readouterr().out
     for name in ("acceptance_rate", "energy", "rejections_in_a_row", "trials"):

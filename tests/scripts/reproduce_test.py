@@ -157,6 +157,23 @@ def test_every_row_is_a_command_that_works(name, row, tmp_path):
             flags_of(command, synthesize)
 
 
+def test_nothing_is_run_after_a_pretraining_that_fails(tmp_path, monkeypatch):
+    first = experiments.Row("pretrained", "pre-training", {"sensitive": "private"})
+    row = dataclasses.replace(first, name="a", after=first)
+    experiment = experiments.Experiment("?", {"Main": (row,)}, {}, program="synthesize")
+    monkeypatch.setitem(experiments.EXPERIMENTS, "test", experiment)
+    seen = []
+
+    def fail(command, **_):
+        seen.append(command)
+        return types.SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(reproduce.subprocess, "run", fail)
+    with pytest.raises(SystemExit, match="1 of 4 runs failed"):
+        reproduced("--experiment=test", f"--output_dir={tmp_path}")
+    assert len(seen) == 1
+
+
 def test_runs_of_synthesis_come_after_one_pretraining(tmp_path, monkeypatch):
     data = {"sensitive": "private"}
     first = experiments.Row("pretrained", "pre-training", {**data, "stage": "pretrain"})

@@ -147,6 +147,12 @@ def test_a_run_can_take_over_what_another_has_pretrained(tmp_path, pretrained):
     assert result["frechet"]["dimension"] == 1
 
 
+def test_a_network_of_other_classes_is_refused(tmp_path, pretrained):
+    with pytest.raises(UsageError, match="is of 4 classes, those of --public are 2"):
+        run(tmp_path, f"--pretrained={pretrained}", "--stage=pretrain", "--public=grey")
+    assert not (tmp_path / "pretrain.json").exists()
+
+
 @pytest.mark.parametrize(("most", "taken"), [(0, 120), (25, 50), (100, 120)])
 def test_as_many_public_images_are_taken_as_are_asked_for(most, taken):
     sets = [images_of(name) for name in ("coloured", "grey")]

@@ -1,10 +1,16 @@
-"""The pictures of `reproduce.py`: a figure of each row, or over a setting of the rows."""
+"""How `reproduce.py` lays out tables, and pictures: of each row, or over a setting of the rows."""
 
 import statistics
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown, with a blank one after it."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return [f"**{title}**", "", *(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
 def draw_rows(
@@ -23,8 +29,8 @@ def draw_rows(
     """
     for place, row in enumerate(values):
         color = colors[place] if colors else "C0"
-        mean, spread = mean_and_stddev(row)
-        axes.errorbar(mean, place, xerr=spread or 0, color=color, capsize=4, marker="|", ms=14)
+        mean, stddev = mean_and_stddev(row)
+        axes.errorbar(mean, place, xerr=stddev or 0, color=color, capsize=4, marker="|", ms=14)
         axes.plot(row, [place] * len(row), "o", color=color, alpha=0.5)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.invert_yaxis()
@@ -42,9 +48,9 @@ def draw_curves(axes: Axes, curves: dict[str, dict[float, Sequence[float]]]) -> 
     """
     for number, (series, points) in enumerate(curves.items()):
         color, x = f"C{number}", sorted(points)
-        means, spreads = zip(*(mean_and_stddev(points[place]) for place in x), strict=True)
-        spreads = [spread or 0 for spread in spreads]
-        axes.errorbar(x, means, spreads, color=color, capsize=4, label=series or None)
+        means, stddevs = zip(*(mean_and_stddev(points[place]) for place in x), strict=True)
+        stddevs = [stddev or 0 for stddev in stddevs]
+        axes.errorbar(x, means, stddevs, color=color, capsize=4, label=series or None)
         for place in x:
             row = points[place]
             axes.plot([place] * len(row), row, "o", c=color, alpha=0.5)
@@ -60,3 +66,9 @@ def draw_curves(axes: Axes, curves: dict[str, dict[float, Sequence[float]]]) -> 
 def mean_and_stddev(values: Sequence[float]) -> tuple[float, float | None]:
     """Over seeds; no standard deviation of one."""
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds, with two decimals."""
+    mean, stddev = mean_and_stddev(values)
+    return f"{mean:.2f}" + ("" if stddev is None else f" ± {stddev:.2f}")
