@@ -13,6 +13,7 @@ from tfdp import (
     saliency,
     sampling,
     simulation,
+    statistics,
     synthesis,
     tan,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "saliency",
     "sampling",
     "simulation",
+    "statistics",
     "synthesis",
     "tan",
     "validate",
