@@ -129,6 +129,16 @@ def selection():
     )
 
 
+def statistics():
+    return tfdp.statistics.measure(X, l2_norm_clip=1.0, noise_multiplier=1.0)
+
+
+def scaling():
+    layer = tfdp.layers.PrincipalScaling(1)
+    layer.build((None, 4))
+    return layer
+
+
 UNET = tfdp.synthesis.attention_unet((8, 8, 1), 2, widths=(4, 4))
 X, Y = np.arange(24.0).reshape(6, 4), np.zeros(6, "int32")
 BATCHES = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2)
@@ -920,7 +930,46 @@ CASES: dict[str, Case] = {
             "weights": NO_FILE,
         },
     ),
+    # Statistics.
+    "tfdp.statistics.measure": a(
+        tfdp.statistics.measure,
+        {"x": X, "l2_norm_clip": 1.0, "noise_multiplier": 1.0, "num_directions": 2},
+        {
+            "x": (None, "ab", 1.0, X[:0], X[0], X.astype("complex64"), [["a"]]),
+            "l2_norm_clip": POSITIVE,
+            "noise_multiplier": NON_NEGATIVE,
+            "num_directions": (*NATURAL, 5),
+            "centred_norm_clip": optional(POSITIVE),
+            "seed": optional(INTEGER),
+        },
+    ),
+    "tfdp.statistics.measure_event": a(
+        tfdp.statistics.measure_event,
+        {"noise_multiplier": 1.0},
+        {"noise_multiplier": NON_NEGATIVE, "num_directions": NATURAL},
+    ),
+    "tfdp.statistics.Statistics.charge": a(
+        statistics().charge, {"ledger": ledger()}, {"ledger": (None, 1, "ledger", {})}
+    ),
+    "tfdp.statistics.Statistics.layer": a(statistics().layer, free=("kwargs",)),
     # Layers and models.
+    "tfdp.layers.PrincipalScaling": a(
+        tfdp.layers.PrincipalScaling, bad={"num_directions": NATURAL}, free=("kwargs",)
+    ),
+    "tfdp.layers.PrincipalScaling.set_statistics": a(
+        scaling().set_statistics,
+        {"mean": np.zeros(4), "directions": np.zeros((4, 1)), "factors": np.ones(1)},
+        {
+            "mean": (None, "ab", 1.0, np.zeros(3)),
+            "directions": (None, "ab", 1.0, np.zeros(4)),
+            "factors": (None, "ab", 1.0, np.ones(2)),
+        },
+    ),
+    "tfdp.layers.Scattering2D": a(
+        tfdp.layers.Scattering2D,
+        bad={"J": COUNT, "L": COUNT, "max_order": (*COUNT, 3)},
+        free=("kwargs",),
+    ),
     "tfdp.layers.PositionEmbedding": a(
         tfdp.layers.PositionEmbedding, bad={"initializer": ACTIVATION}, free=("kwargs",)
     ),
@@ -1083,6 +1132,7 @@ MADE_BY_THE_PACKAGE = {
     "tfdp.callbacks.UpdateScreening.release_with_each_step",
     "tfdp.saliency.Selection",
     "tfdp.sampling.PublicData",
+    "tfdp.statistics.Statistics",
     "tfdp.simulation.Search",
     "tfdp.simulation.Trial",
     "tfdp.synthesis.CopyCheck",

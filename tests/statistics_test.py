@@ -58,18 +58,19 @@ def test_the_layer_evens_the_directions_out():
     np.testing.assert_allclose(others, [0.25, 0.25, 0.25, 1], rtol=0.2)
 
 
-def test_directions_that_noise_could_have_made_are_left_out():
-    def directions(noise_multiplier):
+def test_directions_that_noise_could_have_made_stay_as_they_are():
+    def found(noise_multiplier):
         return statistics.measure(
-            X, l2_norm_clip=20.0, noise_multiplier=noise_multiplier, num_directions=6
-        ).directions
+            X, l2_norm_clip=20.0, noise_multiplier=noise_multiplier, num_directions=3
+        )
 
-    # From noise alone eigenvalues come up to noise multiplier * 400 * sqrt(12) / 3000.
-    assert directions(0.01).shape == (6, 6)
-    assert directions(10.0).shape == (6, 2)
-    assert directions(1000.0).shape == (6, 0)
-    found = directions(0.01)
-    np.testing.assert_allclose(found.T @ found, np.eye(3), atol=1e-5)
+    clear, noisy, lost = found(0.01), found(10.0), found(1000.0)
+    np.testing.assert_allclose(clear.directions.T @ clear.directions, np.eye(3), atol=1e-5)
+    assert noisy.noise_floor == pytest.approx(10 * 400 * math.sqrt(12) / 3000)
+    np.testing.assert_allclose(clear.layer().factors, [1 / 5, 1 / 3, 1], rtol=0.1)
+    np.testing.assert_allclose(noisy.layer().factors[:2], np.sqrt([4.6 / 25, 4.6 / 9]), rtol=0.4)
+    assert noisy.layer().factors[2] == 1
+    np.testing.assert_array_equal(lost.layer().factors, [1, 1, 1])
 
 
 finite = st.floats(-(2.0**100), 2.0**100, allow_nan=False, width=32)

@@ -28,6 +28,7 @@ class Statistics:
         directions: Orthonormal columns, the strongest first, float32 of shape
             `(numbers in an example, directions)`.
         variances: The noisy variance along each of them, in falling order, float32.
+        noise_floor: What a variance can be from noise alone; known without the data.
         event: The privacy event of all of it.
         l2_norm_clip: What the norm of an example was clipped to.
         centred_norm_clip: What the norm of its difference from the mean was clipped to; `None`
@@ -36,12 +37,13 @@ class Statistics:
             speaks against it.
 
     Formal guarantee: `mean`, `directions` and `variances` are together an output of `event`, if
-    there are no `not_private_reasons`.
+    there are no `not_private_reasons`; all else is known without the data.
     """
 
     mean: np.ndarray
     directions: np.ndarray
     variances: np.ndarray
+    noise_floor: float
     event: dp_accounting.DpEvent
     l2_norm_clip: float
     centred_norm_clip: float | None = None
@@ -73,6 +75,8 @@ class Statistics:
     def layer(self, **kwargs: Any) -> PrincipalScaling:
         """A layer that centres inputs, and scales the directions down to the weakest of them.
 
+        Those that are not above the noise floor stay as they are.
+
         Args:
             **kwargs: The arguments of `keras.layers.Layer`, such as `name`.
 
@@ -81,7 +85,8 @@ class Statistics:
         """
         layer = PrincipalScaling(self.directions.shape[1], **kwargs)
         layer.build((None, *self.mean.shape))
-        factors = np.sqrt(self.variances[-1:] / self.variances)
+        weakest = np.maximum(self.variances[-1:], self.noise_floor)
+        factors = np.sqrt(weakest / np.maximum(self.variances, weakest))
         layer.set_statistics(self.mean, self.directions, factors)
         return layer
 
@@ -134,8 +139,8 @@ def measure(
        the mean m;
     2. `sum_i z_i z_i^T` with `z_i = clip(x_i - m, C')`, of standard deviation `s * C'^2` for each
        entry. Of the symmetric part divided by N, the eigenvectors of the largest eigenvalues are
-       the directions and these eigenvalues the variances. Directions whose eigenvalue could come
-       from noise alone, up to `s * C'^2 * sqrt(2 d) / N`, are left out.
+       the directions and these eigenvalues the variances. From noise alone eigenvalues come up to
+       about `s * C'^2 * sqrt(2 d) / N`, the noise floor.
 
     This costs little: at a noise multiplier of 20 the noise of a training at epsilon 3 beside it
     is half a percent larger, and the mean of 60,000 examples of 4,000 numbers is off by about 2 %
@@ -149,7 +154,7 @@ def measure(
             `keras.layers.GroupNormalization` without weights has made have a norm of at most
             `sqrt(d)`.
         noise_multiplier: s, not negative; 0 is not private.
-        num_directions: How many directions at most, up to d. The second sum takes d^2 numbers of
+        num_directions: How many directions, up to d. The second sum takes d^2 numbers of
             memory, in float64. Defaults to 0: the mean alone.
         centred_norm_clip: C', positive. Defaults to `None`: as `l2_norm_clip`.
         seed: For tests only: fixes the noise. A ledger that the statistics are charged to is then
@@ -210,18 +215,17 @@ def measure(
         total += _clipped(block, clip).sum(0)
     mean = noise.add([tf.constant(total)], noise_multiplier * clip)[0].numpy() / len(x)
 
-    directions, variances = np.zeros((size, 0)), np.zeros(0)
+    directions, variances, floor = np.zeros((size, 0)), np.zeros(0), 0.0
     if num_directions:
         scale = noise_multiplier * centred**2
         noisy = noise.add([tf.constant(_second_moments(x, mean, centred))], scale)[0].numpy()
         directions, variances = _strongest(noisy / len(x), num_directions)
-        from_noise_alone = scale * math.sqrt(2 * size) / len(x)
-        kept = (variances > max(from_noise_alone, 0.0)).sum()
-        directions, variances = directions[:, :kept], variances[:kept]
+        floor = scale * math.sqrt(2 * size) / len(x)
     return Statistics(
         mean=mean.astype("float32").reshape(x.shape[1:]),
         directions=directions.astype("float32"),
         variances=variances.astype("float32"),
+        noise_floor=floor,
         event=event,
         l2_norm_clip=clip,
         centred_norm_clip=centred if num_directions else None,

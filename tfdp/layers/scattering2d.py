@@ -29,8 +29,8 @@ class Scattering2D(keras.layers.Layer):
 
     Raises:
         TypeError: If a number is not an integer.
-        ValueError: If a number is out of range, or images do not have more than `2 ** J` pixels in height and
-            width.
+        ValueError: If a number is out of range, or an image does not have more than `2 ** J`
+            pixels in height and width.
         ImportError: If kymatio is not installed: `pip install "tfdp[scattering]"`.
 
     Input shape:
@@ -74,7 +74,8 @@ class Scattering2D(keras.layers.Layer):
         if len(input_shape) != 4 or None in size or min(size) <= 2**self.J:
             raise ValueError(
                 f"Scattering2D with J={self.J} takes images of known size, of more than "
-                f"{2**self.J} pixels in height and width. Received: input_shape={tuple(input_shape)}"
+                f"{2**self.J} pixels in height and width. "
+                f"Received: input_shape={tuple(input_shape)}"
             )
         self._scattering = ScatteringTensorFlow2D(self.J, size, self.L, self.max_order)
 
