@@ -8,7 +8,7 @@ import dp_accounting
 import tensorflow as tf
 
 import tfdp
-from tfdp.scripts import train_screening
+from tfdp.scripts import train_accounting
 from tfdp.scripts.image_datasets import ImageData
 from tfdp.scripts.train_settings import Settings
 
@@ -101,7 +101,7 @@ def estimate(
     """
     steps = settings.epochs * len(batches)
     replicas = private.distribute_strategy.num_replicas_in_sync
-    step = train_screening.step_event(batches, noise_multiplier, replicas)
+    step = train_accounting.step_event(batches, noise_multiplier, replicas)
     seconds, measured = _measured(private, data, batches.expected_batch_size)
     return Estimate(
         steps=steps,
@@ -144,7 +144,10 @@ def _epsilon(
 ) -> dict[str, float] | None:
     if settings.simulate_at is not None:
         return None
-    ledger = train_screening.ledger_of(settings.screening, step, batches.num_examples, steps)
+    beside = train_accounting.beside_steps(
+        settings.screening, settings.statistics, batches.num_examples, steps
+    )
+    ledger = train_accounting.ledger_of(step, steps, beside)
     return {name: ledger.epsilon(settings.delta, name) for name in ("rdp", "pld")}
 
 

@@ -28,6 +28,8 @@ class Preset:
         ema_decay: Decay of the averaged weights, `None` for no average.
         random_access: Whether images are read from files when they are needed.
         image_size: The height and width that images are brought to, `None` for their own.
+        feature_statistics: Private statistics of features, a name in `train_features.STATISTICS`.
+        num_directions: How many directions of features are scaled down, where there are any.
     """
 
     model: str
@@ -45,6 +47,8 @@ class Preset:
     ema_decay: float | None = None
     random_access: bool = False
     image_size: int | None = None
+    feature_statistics: str = "none"
+    num_directions: int = 12
 
 
 # MNIST, Fashion-MNIST and CIFAR-10: batch, rate, clip norm and epochs are those of Tramer and
@@ -56,6 +60,21 @@ PRESETS = {
     "cifar10": Preset("cifar_cnn_dense", 1024, 30, 1.0, 0.1, target_epsilon=7.53, delta=1e-5),
 }
 PRESETS["cifar10_jpeg"] = PRESETS["cifar10"]  # a copy of CIFAR-10 coded as JPEG
+
+# Those of a linear model of scattering features. Batch, rate, clip norm and epochs are those of
+# Tramer and Boneh (2021), who do not average weights; the statistics were chosen here.
+_LINEAR = {
+    "l2_norm_clip": 0.1,
+    "ema_decay": 0.95,
+    "feature_statistics": "directions",
+}
+SCATTERING_PRESETS = {
+    "digits": Preset("linear", 256, 40, 4.0, target_epsilon=8.0, delta=1e-4, **_LINEAR),
+    "mnist": Preset("linear", 4096, 40, 8.0, target_epsilon=2.93, delta=1e-5, **_LINEAR),
+    "fashion_mnist": Preset("linear", 8192, 40, 16.0, target_epsilon=2.7, delta=1e-5, **_LINEAR),
+    "cifar10": Preset("linear", 8192, 60, 4.0, target_epsilon=7.53, delta=1e-5, **_LINEAR),
+}
+SCATTERING_PRESETS["cifar10_jpeg"] = SCATTERING_PRESETS["cifar10"]
 
 # By name, for `--preset`: those of Sander et al. (2023), sections 4 and 5 and their code, for many
 # devices or to simulate. CIFAR-10: 2,500 steps. ImageNet: 18,000 steps, and the delta is 1 /
@@ -94,11 +113,18 @@ RECIPES = {
 }
 
 
-def preset_for(dataset: str, image_shape: tuple[int, ...]) -> Preset:
-    """The preset of a data set; for one without, that of the most similar images."""
-    if dataset in PRESETS:
-        return PRESETS[dataset]
-    return PRESETS["cifar10" if image_shape[-1] == 3 else "mnist"]
+def preset_for(dataset: str, image_shape: tuple[int, ...], features: str = "none") -> Preset:
+    """The preset of a data set; for one without, that of the most similar images.
+
+    Args:
+        dataset: The name of the data set.
+        image_shape: The shape of one image, or of its features.
+        features: A name in `train_features.FEATURES`.
+    """
+    presets = PRESETS if features == "none" else SCATTERING_PRESETS
+    if dataset in presets:
+        return presets[dataset]
+    return presets["cifar10" if image_shape[-1] % 3 == 0 and image_shape[-1] != 81 else "mnist"]
 
 
 ModelBuilder = Callable[..., keras.Model]
@@ -130,7 +156,32 @@ def _nf_resnet50(activation, *, input_shape, num_classes: int) -> keras.Model:
     return keras.Sequential([keras.Input(input_shape), scaling, network], name="nf_resnet50")
 
 
+def _linear(activation, *, input_shape, num_classes: int) -> keras.Model:
+    del activation  # There is none.
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            keras.layers.Flatten(),
+            keras.layers.Dense(
+                num_classes, kernel_initializer="zeros", dtype="float32", name="logits"
+            ),
+        ],
+        name="linear",
+    )
+
+
+def _scattering_cnn(activation, *, input_shape, num_classes: int) -> keras.Model:
+    return tfdp.models.scattering_cnn(
+        activation,
+        "wide" if input_shape[-1] == 243 else "narrow",  # of colours, or of grey
+        input_shape=input_shape,
+        num_classes=num_classes,
+    )
+
+
 MODELS: dict[str, ModelBuilder] = {
+    "linear": _linear,
+    "scattering_cnn": _scattering_cnn,
     "digits_mlp": tfdp.models.digits_mlp,
     "mnist_cnn": tfdp.models.mnist_cnn,
     "cifar_cnn": _cifar_cnn("all_conv"),

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 import tfdp
 from tfdp.scripts import reproduce_layout as layout
-from tfdp.scripts import train_screening
+from tfdp.scripts import train_accounting, train_features, train_screening
 from tfdp.scripts.experiments import Experiment, Row
 
 Record = dict[str, Any]
@@ -106,13 +106,15 @@ def _examples(record: Record) -> int:
 
 def _true_epsilon(record: Record) -> float:
     """Epsilon, by RDP, of everything that was worked out, whatever was charged for it."""
-    ledger = train_screening.ledger_of(
+    steps = _trials(record)
+    beside = train_accounting.beside_steps(
         train_screening.recorded(record["settings"]),
-        tfdp.accounting.dp_sgd_event(record["noise_multiplier"], record["sampling_probability"]),
+        train_features.recorded(record["settings"]),
         record["train_examples"],
-        _trials(record),
+        steps,
     )
-    return ledger.epsilon(record["delta"])
+    step = tfdp.accounting.dp_sgd_event(record["noise_multiplier"], record["sampling_probability"])
+    return train_accounting.ledger_of(step, steps, beside).epsilon(record["delta"])
 
 
 def _spent(result: Record) -> str:

@@ -19,6 +19,9 @@ called so, and its statement refuses an epsilon. `simulate.py` searches with suc
 `--strategy` trains on several devices or hosts, with the same result: each host runs the same
 command, and the first one in `TF_CONFIG` writes.
 
+`--features=scattering` trains on features of the images that are not learned, and centres them by
+noisy statistics, which are charged (`train_features.py`). The released model takes images.
+
 `--screening` keeps or undoes each update, by the loss on images that are declared public or by a
 noisy score of private ones; what that costs is charged (`train_screening.py`).
 
@@ -26,6 +29,7 @@ A run that was interrupted goes on with the same command and `--resume`, after i
 epoch: with the weights, the optimizer and the privacy ledger of then, and with new noise.
 """
 
+import dataclasses
 import os
 import shlex
 import sys
@@ -40,12 +44,15 @@ from tfdp.scripts import (
     command_line,
     dry_run,
     image_datasets,
+    train_accounting,
     train_checkpoint,
+    train_features,
     train_report,
     train_screening,
     train_settings,
     whole_files,
 )
+from tfdp.scripts.images import Images
 from tfdp.scripts.presets import AUGMENTATIONS, MODELS, OPTIMIZERS
 from tfdp.scripts.train_checkpoint import Run
 from tfdp.scripts.train_settings import Settings
@@ -90,7 +97,7 @@ def _train_in(
         strategy: What it trains under.
         shared: What the first worker writes to, and all workers go on from.
     """
-    data, public = _load(values)
+    data, public, test_images = _load(values)
     settings = train_settings.settle(values, data)
     batches, noise_multiplier = _plan(settings, data, strategy.num_replicas_in_sync)
     run = Run(train_settings.to_repeat(settings, data, noise_multiplier))
@@ -100,18 +107,24 @@ def _train_in(
     private = _private_model(settings, data, noise_multiplier, strategy)
     if run.epochs:
         train_checkpoint.restore(private, shared)
-    else:  # From now on there is an unfinished run, also where a finished one was before.
+    else:
+        if settings.statistics is not None:
+            _release_statistics(private, settings.statistics, data)
+        # From now on there is an unfinished run, also where a finished one was before.
         train_checkpoint.write(private, run, folder)
     _fit(private, run, settings, batches, data, public, folder)
     if settings.ema_decay is not None:  # Also where training stopped with the budget.
         private.optimizer.finalize_variable_values(private.trainable_variables)
 
     model_file = train_report.model_file(folder, simulated=settings.simulate_at is not None)
+    released = private.model
+    if settings.features != "none":
+        released = train_features.whole(test_images.image_shape, released)
     with whole_files.replacing(model_file) as path:
-        private.model.save(path)
+        released.save(path)
     report = train_report.make(
         settings=settings,
-        data=data,
+        data=dataclasses.replace(data, test=test_images),
         batches=batches,
         noise_multiplier=noise_multiplier,
         private=private,
@@ -135,7 +148,7 @@ def _strategy(values: flags.FlagValues) -> tf.distribute.Strategy:
 
 
 def _estimate(values: flags.FlagValues, strategy: tf.distribute.Strategy) -> dry_run.Estimate:
-    data, _ = _load(values)
+    data, _, _ = _load(values)
     settings = train_settings.settle(values, data)
     batches, noise_multiplier = _plan(settings, data, strategy.num_replicas_in_sync)
     private = _private_model(settings, data, noise_multiplier, strategy)
@@ -146,17 +159,24 @@ def _estimate(values: flags.FlagValues, strategy: tf.distribute.Strategy) -> dry
 
 def _load(
     values: flags.FlagValues,
-) -> tuple[image_datasets.ImageData, tfdp.sampling.PublicData | None]:
-    """The data to train and evaluate on, and those that are declared public."""
-    data = image_datasets.load(
+) -> tuple[image_datasets.ImageData, tfdp.sampling.PublicData | None, Images]:
+    """The data to train and evaluate on, those that are declared public, and the test images.
+
+    The data are images or their features; the test images are what the released model takes.
+    """
+    images = data = image_datasets.load(
         values.dataset,
         data_dir=values.data_dir,
         download=values.download,
         random_access=train_settings.random_access(values),
         image_size=train_settings.image_size(values),
     )
+    if values.features != "none":
+        data = train_features.extracted(images, values.features_dir)
     data = train_settings.hold_out(values, data)
-    return train_screening.set_public_apart(train_screening.settle(values), data)
+    test_images = train_settings.hold_out(values, images).test
+    data, public = train_screening.set_public_apart(train_screening.settle(values), data)
+    return data, public, test_images
 
 
 def _plan(
@@ -263,7 +283,9 @@ def _fit(
 def _calibrated(settings: Settings, batches: tfdp.sampling.PoissonDataset, replicas: int) -> float:
     """The least noise with which the whole run stays within the budget."""
     steps, target = settings.epochs * len(batches), settings.target_epsilon
-    scores = train_screening.scores_event(settings.screening, batches.num_examples, steps)
+    beside = train_accounting.beside_steps(
+        settings.screening, settings.statistics, batches.num_examples, steps
+    )
     while True:
         try:
             noise_multiplier = tfdp.accounting.noise_multiplier(
@@ -272,16 +294,17 @@ def _calibrated(settings: Settings, batches: tfdp.sampling.PoissonDataset, repli
                 steps,
                 settings.delta,
                 accountant=settings.accountant,
-                beside=scores,
+                beside=beside,
             )
         except ValueError as error:
             raise command_line.UsageError(f"No noise reaches the budget: {error}") from error
         if batches.capacity is None:
             return noise_multiplier
         # Cut samples cost a hair more.
-        step = train_screening.step_event(batches, noise_multiplier, replicas)
-        ledger = train_screening.ledger_of(settings.screening, step, batches.num_examples, steps)
-        spent = ledger.epsilon(settings.delta, settings.accountant)
+        step = train_accounting.step_event(batches, noise_multiplier, replicas)
+        spent = train_accounting.ledger_of(step, steps, beside).epsilon(
+            settings.delta, settings.accountant
+        )
         if spent <= settings.target_epsilon:
             return noise_multiplier
         target *= 0.9999 * settings.target_epsilon / spent
@@ -319,7 +342,28 @@ def _private_model(
         return _compile(model, settings, data, noise_multiplier)
 
 
+def _release_statistics(
+    private: tfdp.PrivateModel,
+    statistics: train_features.Statistics,
+    data: image_datasets.ImageData,
+) -> None:
+    """Measures the statistics, charges for them, and sets them in the model's first layer."""
+    found = statistics.measure(data.train)
+    found.charge(private.ledger)
+    layer = found.layer()
+    private.model.get_layer("statistics").set_statistics(
+        layer.mean, layer.directions, layer.factors
+    )
+
+
 def _build(settings: Settings, data: image_datasets.ImageData) -> keras.Model:
+    model = _network(settings, data)
+    if settings.statistics is None:
+        return model
+    return train_features.with_scaling(model, settings.statistics.num_directions)
+
+
+def _network(settings: Settings, data: image_datasets.ImageData) -> keras.Model:
     try:
         return MODELS[settings.model](
             settings.activation, input_shape=data.image_shape, num_classes=data.num_classes

@@ -6,7 +6,6 @@ import dp_accounting
 from absl import flags
 
 import tfdp
-from tfdp.mechanism import events_of
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.image_datasets import ImageData
 from tfdp.scripts.images import Images
@@ -214,26 +213,6 @@ def scores_event(
         return None
     score = _rule(screening, num_examples).score_event(num_examples)
     return dp_accounting.SelfComposedDpEvent(score, steps)
-
-
-def step_event(
-    batches: tfdp.sampling.PoissonDataset, noise_multiplier: float, replicas: int
-) -> dp_accounting.DpEvent:
-    """One step on so many replicas, which cut their shares of larger samples by themselves."""
-    event, _ = events_of(batches.scheme_of(replicas), noise_multiplier)
-    return event
-
-
-def ledger_of(
-    screening: Screening | None, step: dp_accounting.DpEvent, num_examples: int, steps: int
-) -> tfdp.accounting.PrivacyLedger:
-    """What so many steps spend, and their scores, whether updates are kept or not."""
-    ledger = tfdp.accounting.PrivacyLedger()
-    ledger.charge(step, steps)
-    scores = scores_event(screening, num_examples, steps)
-    if scores is not None:
-        ledger.charge(scores)
-    return ledger
 
 
 def _rule(screening: Screening, num_examples: int) -> tfdp.callbacks.ScreeningRule:

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from absl import flags
 
 import tfdp
-from tfdp.scripts import image_datasets, train_screening
+from tfdp.scripts import image_datasets, train_features, train_screening
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.presets import (
     ACTIVATIONS,
@@ -67,6 +70,34 @@ def declare_flags(values: flags.FlagValues) -> None:
         None,
         "With --random_access: scale the images, and cut out a square of this size. " + _DEFAULT,
     )
+    define(
+        flags.DEFINE_enum,
+        "features",
+        "none",
+        "Train on features of the images that are not learned; the released model works them out.",
+        list(train_features.FEATURES),
+    )
+    define(
+        text,
+        "features_dir",
+        os.path.join("runs", "features"),
+        "Folder that features are kept in, for the next run.",
+    )
+    define(
+        flags.DEFINE_enum,
+        "feature_statistics",
+        None,
+        "Noisy statistics that features are centred by, and with directions also scaled by; "
+        f"charged. {_DEFAULT}",
+        list(train_features.STATISTICS),
+    )
+    define(
+        real,
+        "statistics_noise_multiplier",
+        20.0,
+        "Noise of --feature_statistics as a multiple of their sensitivity.",
+    )
+    define(whole, "num_directions", None, f"For --feature_statistics=directions. {_DEFAULT}")
     define(
         flags.DEFINE_enum,
         "preset",
@@ -238,6 +269,8 @@ class Settings:
         screening: How updates are screened; `None`: they are not.
         random_access: Whether images are read from files when they are needed.
         image_size: The size that images are brought to; `None`: they stay as they are.
+        features: What is trained on, a name in `train_features.FEATURES`.
+        statistics: The private statistics that features are scaled by; `None`: there are none.
         output_dir: The folder for the results.
         verbose: How `fit` reports progress.
     """
@@ -265,6 +298,8 @@ class Settings:
     screening: train_screening.Screening | None
     random_access: bool
     image_size: int | None
+    features: str
+    statistics: train_features.Statistics | None
     output_dir: str
     verbose: int
 
@@ -334,6 +369,7 @@ def check_flags(values: flags.FlagValues) -> None:
         parse_activation(values.activation)
     if values.tpu is not None and values.strategy != "tpu":
         raise UsageError(f"--tpu is for --strategy=tpu. Received: strategy={values.strategy}")
+    _check_features(values)
     screening = train_screening.settle(values)
     if static_batches(values) and (random_access(values) or screening is not None):
         what = "--random_access" if random_access(values) else "--screening"
@@ -354,6 +390,31 @@ def check_flags(values: flags.FlagValues) -> None:
         raise UsageError(
             "--screening=noisy_threshold scores training images in memory. "
             "Received: random_access=True"
+        )
+
+
+def _check_features(values: flags.FlagValues) -> None:
+    """Refuses flags of features that do not go together."""
+    _require(
+        values, "statistics_noise_multiplier", "positive and finite", lambda v: 0 < v < math.inf
+    )
+    _require(values, "num_directions", "at least 1", lambda value: value >= 1)
+    if values.features == "none":
+        for name in ("feature_statistics", "num_directions"):
+            if getattr(values, name) not in (None, "none"):
+                raise UsageError(f"--{name} is for --features=scattering. Received: features=none")
+        return
+    if values.num_directions is not None and values.feature_statistics in ("none", "mean"):
+        raise UsageError(
+            "--num_directions is for --feature_statistics=directions. "
+            f"Received: feature_statistics={values.feature_statistics}"
+        )
+    if random_access(values):
+        raise UsageError("--features are of images in memory. Received: random_access=True")
+    if values.strategy == "multi_worker" and values.feature_statistics != "none":
+        raise UsageError(
+            "Each worker would draw statistics of its own: with --features, several hosts need "
+            f"--feature_statistics=none. Received: strategy={values.strategy}"
         )
 
 
@@ -385,7 +446,9 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         UsageError: If the flags do not fit the data.
     """
     preset = (
-        preset_for(data.name, data.image_shape) if values.preset is None else RECIPES[values.preset]
+        preset_for(data.name, data.image_shape, values.features)
+        if values.preset is None
+        else RECIPES[values.preset]
     )
 
     def given(name: str):
@@ -419,6 +482,11 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         raise UsageError(
             f"--model={model} needs {ACTIVATIONS[model]}. Received: activation={activation}"
         )
+    if values.features != "none" and given("augmentation") != "none":
+        raise UsageError(
+            "--augmentation is of images, and does not go with --features. "
+            f"Received: augmentation={given('augmentation')}"
+        )
     optimizer = given("optimizer")
     return Settings(
         model=model,
@@ -446,9 +514,28 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         screening=train_screening.settle(values),
         random_access=random_access(values),
         image_size=image_size(values),
+        features=values.features,
+        statistics=_statistics(values, given, data),
         output_dir=output_dir(values),
         verbose=int(values.verbose),
     )
+
+
+def _statistics(
+    values: flags.FlagValues, given: Callable[[str], Any], data: image_datasets.ImageData
+) -> train_features.Statistics | None:
+    """The private statistics that features are scaled by; `None` for none."""
+    kind = given("feature_statistics") if values.features != "none" else "none"
+    if kind == "none":
+        return None
+    directions = given("num_directions") if kind == "directions" else 0
+    size = math.prod(data.image_shape)
+    if directions > size:
+        raise UsageError(
+            f"--num_directions must be at most {size}, the number of features. "
+            f"Received: num_directions={directions}"
+        )
+    return train_features.Statistics(kind, values.statistics_noise_multiplier, directions)
 
 
 def to_repeat(
@@ -469,6 +556,10 @@ def to_repeat(
     values["activation"] = activation_text(settings.activation)
     screening = values.pop("screening")
     values |= {"screening": "none"} if screening is None else dataclasses.asdict(screening)
+    statistics = values.pop("statistics")
+    values |= (
+        {"feature_statistics": "none"} if statistics is None else dataclasses.asdict(statistics)
+    )
     # Last, because it may follow from others: these are named first where they differ.
     del values["noise_multiplier"]
     return {

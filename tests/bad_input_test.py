@@ -1010,6 +1010,7 @@ CASES: dict[str, Case] = {
     ),
     "tfdp.models.digits_mlp": model_case(tfdp.models.digits_mlp),
     "tfdp.models.mnist_cnn": model_case(tfdp.models.mnist_cnn),
+    "tfdp.models.scattering_cnn": model_case(tfdp.models.scattering_cnn, variant=CHOICE),
     "tfdp.models.nf_resnet50": a(
         tfdp.models.nf_resnet50,
         {"input_shape": (16, 16, 3), "depths": (1,), "widths": (8,)},

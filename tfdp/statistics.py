@@ -70,7 +70,10 @@ class Statistics:
                 "directions": self.directions.shape[1],
                 "centred_norm_clip": self.centred_norm_clip,
             }
-        ledger.charge(self.event, description="Statistics of the data", details=details)
+        event, count = self.event, 1
+        if isinstance(event, dp_accounting.SelfComposedDpEvent):
+            event, count = event.event, event.count
+        ledger.charge(event, count, description="Statistics of the data", details=details)
 
     def layer(self, **kwargs: Any) -> PrincipalScaling:
         """A layer that centres inputs, and scales the directions down to the weakest of them.

@@ -4,7 +4,16 @@ from tfdp.models.cifar import cifar_cnn
 from tfdp.models.digits import digits_mlp
 from tfdp.models.mnist import mnist_cnn
 from tfdp.models.nf_resnet import nf_resnet50
+from tfdp.models.scattering import scattering_cnn
 from tfdp.models.vit import vit_small
 from tfdp.models.wide_resnet import wide_resnet
 
-__all__ = ["cifar_cnn", "digits_mlp", "mnist_cnn", "nf_resnet50", "vit_small", "wide_resnet"]
+__all__ = [
+    "cifar_cnn",
+    "digits_mlp",
+    "mnist_cnn",
+    "nf_resnet50",
+    "scattering_cnn",
+    "vit_small",
+    "wide_resnet",
+]
