@@ -32,12 +32,14 @@ def _first_tensor(data: Any) -> tf.Tensor:
     return next(tensor for tensor in keras.tree.flatten(data) if tensor is not None)
 
 
-#: A physical batch has at least `SMALLEST` examples unless they hold more than `MOST_FLOATS`
-#: (1 GiB), and more, up to `LARGEST`, while they hold less than `FEW_FLOATS` (128 MiB): small
-#: batches pay for starting each operation, large ones fall out of the processor's caches. Sizes
-#: that are chosen are approximate: half of all Poisson samples are a little larger than expected,
-#: and cutting those in two would cost more than it saves.
-SMALLEST, LARGEST = 64, 256
+# A physical batch has at least `SMALLEST` examples unless they hold more than `MOST_FLOATS`
+# (1 GiB), and more, up to `LARGEST`, while they hold less than `FEW_FLOATS` (128 MiB): small
+# batches pay for starting each operation, large ones fall out of the processor's caches. Sizes
+# that are chosen are approximate: half of all Poisson samples are a little larger than expected,
+# and cutting those in two would cost more than it saves.
+LARGEST = 256
+SMALLEST = 64
+"""Examples in a physical batch, at least, unless so many would take more than 1 GiB."""
 FEW_FLOATS, MOST_FLOATS = 2**25, 2**28
 
 
