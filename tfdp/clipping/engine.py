@@ -54,7 +54,17 @@ class ClippedGradients:
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """How one variable's per-example gradients were worked out, for ``clipping_summary()``."""
+    """How one variable's per-example gradients were worked out, for ``clipping_summary()``.
+
+    Attributes:
+        layer: Name of the layer.
+        variable: Path of the variable.
+        weights: How many weights it has.
+        positions: How many outer products one example's gradient is a sum of (pixels, tokens);
+            ``None`` if unknown.
+        method: The way, in a word.
+        floats_per_example: Numbers held for one example beyond the layer's own activations.
+    """
 
     layer: str
     variable: str

@@ -24,7 +24,19 @@ class Batch(NamedTuple):
 
 
 def batch_length(data: Any) -> tf.Tensor:
-    """Length of the first axis of a nested structure of tensors, as a scalar tensor."""
+    """Length of the first axis of a nested structure of tensors, as a scalar tensor.
+
+    Args:
+        data: Nested tensors (or ``None``) with a common first axis; at least one tensor.
+
+    Returns:
+        An int32 scalar.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> int(batch_length({"x": tf.zeros([5, 2]), "y": None}))
+        5
+    """
     return tf.shape(_first_tensor(data))[0]
 
 
@@ -48,6 +60,9 @@ def choose_physical_batch_size(floats_per_example: int) -> int:
 
     Args:
         floats_per_example: Activations and gradients that are held for one example.
+
+    Returns:
+        A number of examples from 1 to 256.
 
     Example:
         >>> choose_physical_batch_size(30_000), choose_physical_batch_size(400_000)
