@@ -108,6 +108,13 @@ def sum_over_physical_batches(
 
     Returns:
         The sums.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> (total,) = sum_over_physical_batches(
+        ...     tf.range(10.0), 4, lambda part: [tf.reduce_sum(part)], [tf.constant(0.0)])
+        >>> float(total)
+        45.0
     """
     if static:
         length = _first_tensor(data).shape[0]
