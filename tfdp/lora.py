@@ -97,6 +97,12 @@ def trainable_parameters(model: keras.Model) -> int:
     Raises:
         TypeError: If it is not a Keras model.
         ValueError: If it is not built.
+
+    Example:
+        >>> import keras, tfdp
+        >>> tfdp.lora.trainable_parameters(
+        ...     keras.Sequential([keras.Input((8,)), keras.layers.Dense(6)]))
+        54
     """
     _matrices.check_built(model)
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
@@ -114,6 +120,13 @@ def adapted_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     Raises:
         TypeError: If it is not a Keras model.
         ValueError: If it is not built.
+
+    Example:
+        >>> import keras, tfdp
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="body")])
+        >>> tfdp.lora.enable(model, ["body"], rank=2)
+        >>> list(tfdp.lora.adapted_layers(model))
+        ['body']
     """
     layers = _matrices.layers_with_matrices(_matrices.check_built(model))
     return {path: layer for path, layer in layers.items() if layer.lora_enabled}
@@ -132,6 +145,17 @@ def merge(model: keras.Model) -> None:
     Raises:
         TypeError: If it is not a Keras model.
         ValueError: If it is not built or has no adapters.
+
+    Formal guarantee: the matrices are worked out from the adapters and what they are added to:
+    post-processing.
+
+    Example:
+        >>> import keras, tfdp
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="body")])
+        >>> tfdp.lora.enable(model, ["body"], rank=2)
+        >>> tfdp.lora.merge(model)
+        >>> len(tfdp.lora.adapted_layers(model)), len(model.weights)
+        (0, 2)
     """
     for layer in _with_adapters(model).values():
         matrix, (a, b) = _matrices.matrix_of(layer), _adapters.factors_of(layer)
@@ -177,6 +201,14 @@ def load_adapters(model: keras.Model, path: str | os.PathLike) -> None:
         TypeError: If an argument has the wrong type.
         ValueError: If the model is not built or has no adapters, or the file is not of such a
             model: layers, shapes or alpha differ. The model is then as it was.
+
+    Example:
+        >>> import keras, os, tempfile, tfdp
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="body")])
+        >>> tfdp.lora.enable(model, ["body"], rank=2)
+        >>> path = os.path.join(tempfile.mkdtemp(), "adapters.npz")
+        >>> tfdp.lora.save_adapters(model, path)
+        >>> tfdp.lora.load_adapters(model, path)
     """
     layers = _with_adapters(model)
     path = _validate.path("path", path)

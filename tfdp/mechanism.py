@@ -36,7 +36,14 @@ class Releasing(typing.Protocol):
     """A callback that releases something of the training data with each step."""
 
     def release_with_each_step(self, model: Any) -> Companion | None:
-        """What it releases; asked before training, and charged before it is released."""
+        """What it releases; asked before training, and charged before it is released.
+
+        Args:
+            model: The `tfdp.PrivateModel` that is to be trained.
+
+        Returns:
+            A `Companion`; ``None`` if nothing is released.
+        """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,6 +94,18 @@ def replace_batch_normalization(model: keras.Model, groups: int = 16) -> keras.M
         TypeError: If ``model`` is not functional or sequential, or ``groups`` not an integer.
         ValueError: If ``model`` is not built or has a BatchNormalization inside a layer of another
             kind, or ``groups`` is out of range.
+
+    Example:
+        >>> import keras, tfdp
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 3)), keras.layers.Conv2D(12, 3),
+        ...     keras.layers.BatchNormalization()])
+        >>> copy = tfdp.replace_batch_normalization(model)
+        >>> type(copy.layers[-1]).__name__, copy.layers[-1].groups
+        ('GroupNormalization', 12)
+
+    References:
+        - Wu and He 2018, "Group Normalization", arXiv:1803.08494.
     """
     groups = _validate.integer("groups", groups, minimum=1)
     if not has_layer_graph(model):

@@ -86,7 +86,11 @@ class DPOptimizerMixin:
         self._ema_momentum = value
 
     def apply(self, grads, trainable_variables=None):
-        """Raises: gradients from anywhere but a private model were not clipped and noised."""
+        """Refuses gradients from anywhere but a private model: they were not clipped and noised.
+
+        Raises:
+            RuntimeError: Always.
+        """
         raise RuntimeError(
             f"{type(self).__name__} applies only gradients that were clipped and noised. Wrap "
             "the model: `private = tfdp.make_private(model)`, then compile and fit `private` "
@@ -94,7 +98,11 @@ class DPOptimizerMixin:
         )
 
     def scale_loss(self, loss):
-        """Raises: called by the training step of a model that is not private."""
+        """Refuses the training step of a model that is not private, which calls it.
+
+        Raises:
+            RuntimeError: Always.
+        """
         return self.apply(loss)
 
     def apply_private_gradients(self, grads, trainable_variables) -> None:
@@ -205,7 +213,15 @@ _DOCSTRING = """`keras.optimizers.{base}` for models made private by `tfdp.make_
 
     Formal guarantee: each update is ``(sum_i clip_C(g_i) + N(0, (noise_multiplier C)^2 I)) / L``
     with ``L`` the expected batch size, followed by {base}'s own arithmetic, which is
-    post-processing.
+    post-processing. With ``num_microbatches`` ``g_i`` is the mean gradient of a group and ``L`` the
+    number of groups.
+
+    Example:
+        >>> import tfdp
+        >>> optimizer = tfdp.optimizers.VectorizedDPKeras{base}Optimizer(
+        ...     l2_norm_clip=0.5, noise_multiplier=1.1, learning_rate=0.1)
+        >>> round(optimizer.noise_stddev, 2)
+        0.55
 
     References:
         Abadi et al. 2016, "Deep Learning with Differential Privacy", Algorithm 1,

@@ -66,7 +66,10 @@ def make_private(
     ``(sum_i clip_C(g_i) + N(0, (noise_multiplier C)^2 I)) / expected_batch_size`` and nothing
     else of the training data, where ``g_i`` is the gradient of example i's own loss over all
     trainable variables together. Neighbouring data sets differ by adding or removing one example.
-    Metrics of the training data (loss, accuracy) are not protected.
+    Metrics of the training data (loss, accuracy) are not protected. With ``num_microbatches`` of
+    the optimizer the sum is over clipped means of groups, and the divisor is their number; that
+    doubles the sensitivity, which is accounted for. For shuffled data and subsets of fixed size
+    neighbours are those of `tfdp.sampling.declare`.
 
     Example:
         >>> import keras, numpy as np, tfdp
@@ -98,7 +101,30 @@ def make_private(
 
 @keras.saving.register_keras_serializable(package="tfdp")
 class PrivateModel(PrivateStep):
-    """A Keras model with a differentially private training step. Made by `make_private`."""
+    """A Keras model with a differentially private training step. Made by `make_private`.
+
+    It trains the weights of ``private.model``, the plain model, which is what to release.
+    ``private.save`` saves this one: with the optimizer, the state of callbacks and the ledger, to
+    go on training from. Loading weights joins the ledger of the file with the one that is there,
+    so that nothing that was spent is forgotten. Noise is never saved.
+
+    Args:
+        model: As of `make_private`, as the next five.
+        physical_batch_size: See there.
+        clipping: See there.
+        expected_batch_size: See there.
+        augmentation: See there.
+        augmentation_multiplicity: See there.
+        name: Name of this model. Defaults to ``None``: ``private_`` and the name of ``model``.
+        **kwargs: Of `keras.Model`.
+
+    Raises:
+        TypeError: As `make_private`.
+        ValueError: As `make_private`; also if ``model`` was made under another distribution
+            strategy than this one is.
+
+    Formal guarantee: that of `make_private`.
+    """
 
     def __init__(
         self,
@@ -237,7 +263,14 @@ class PrivateModel(PrivateStep):
 
     @property
     def mechanism(self) -> Mechanism:
-        """One training step as the accounting sees it, as it is set up now."""
+        """One training step as the accounting sees it, as it is set up now.
+
+        Within ``fit`` it is that of its data. Elsewhere, as in loops of one's own, batches are
+        drawn in an unknown way.
+
+        Raises:
+            ValueError: Outside of ``fit``, if `make_private` was given no ``expected_batch_size``.
+        """
         return self._current_mechanism()
 
     def remaining_steps(self, target_epsilon: float, delta: float, accountant: str = "rdp") -> int:
@@ -250,6 +283,11 @@ class PrivateModel(PrivateStep):
 
         Returns:
             The number of steps: 0 if none fits, `sys.maxsize` if there is no limit.
+
+        Raises:
+            TypeError: If an argument has the wrong type.
+            ValueError: If an argument is out of range. Outside of ``fit``, where callbacks ask: if
+                `make_private` was given no ``expected_batch_size``.
         """
         return self._spending.remaining_steps(self.mechanism, target_epsilon, delta, accountant)
 
@@ -267,8 +305,15 @@ class PrivateModel(PrivateStep):
         """What is guaranteed, under which assumptions: print it, or ``.to_json()``.
 
         Args:
-            delta: Probability with which the epsilon guarantee may fail; well below one over the
-                number of examples.
+            delta: Probability with which the epsilon guarantee may fail, in (0, 1); well below one
+                over the number of examples.
+
+        Returns:
+            A `tfdp.accounting.PrivacyStatement`.
+
+        Raises:
+            TypeError: If ``delta`` is not a number.
+            ValueError: If it is out of range.
         """
         return self.ledger.statement(delta)
 

@@ -44,6 +44,11 @@ class LogUniform:
     Raises:
         TypeError: If an end is no number.
         ValueError: If the ends are out of range.
+
+    Example:
+        >>> import tfdp
+        >>> tfdp.simulation.LogUniform(0.1, 10.0)
+        LogUniform(low=0.1, high=10.0)
     """
 
     low: float
@@ -159,6 +164,14 @@ def search(
         RuntimeError: If every trial failed.
 
     Formal guarantee: none. No run of a search is private.
+
+    Example:
+        With a function ``train`` in a module ``training``, as it starts other processes:
+
+        >>> import tfdp, training  # doctest: +SKIP
+        >>> found = tfdp.simulation.search(  # doctest: +SKIP
+        ...     training.train, {"learning_rate": [1.0, 2.0, 4.0]}, "runs/search")
+        >>> print(found.best)  # doctest: +SKIP
     """
     if not callable(train):
         raise _validate.type_error("train", train, "a function (parameters, folder) -> score")

@@ -46,6 +46,9 @@ def eta(noise_multiplier: float, sampling_probability: float, steps: int) -> flo
     Example:
         >>> round(eta(2.5, 32_768 / 1_281_167, 18_000), 3)
         0.971
+
+    References:
+        - Sander, Stock, Sablayrolles 2023, arXiv:2210.03403.
     """
     sigma = _validate.non_negative("noise_multiplier", noise_multiplier)
     q = _validate.probability("sampling_probability", sampling_probability)
@@ -75,6 +78,9 @@ def epsilon_tan(eta: float, delta: float) -> float:
     Example:
         >>> round(epsilon_tan(0.95, 1e-5), 2)
         7.35
+
+    References:
+        - Sander, Stock, Sablayrolles 2023, arXiv:2210.03403.
     """
     eta = _validate.non_negative("eta", eta, allow_infinity=True)
     return eta**2 + 2 * eta * math.sqrt(math.log(1 / _validate.delta("delta", delta)))
@@ -344,6 +350,13 @@ def plan(
         >>> run = plan(8.0, 5e-7, 1_281_167, noise_multipliers=[2.5]).recommended
         >>> run.batch_size, run.noise_multiplier, run.steps
         (32768, 2.5, 17558)
+
+    Formal guarantee: the epsilon of each run at ``delta``, by ``accountant``, is at most
+    ``target_epsilon`` for one private training with its numbers on Poisson samples. What planning
+    and simulations look at is not covered.
+
+    References:
+        - Sander, Stock, Sablayrolles 2023, arXiv:2210.03403.
     """
     target = _validate.positive("target_epsilon", target_epsilon)
     delta = _validate.delta("delta", delta)

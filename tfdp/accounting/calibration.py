@@ -51,9 +51,9 @@ def noise_multiplier(
             by itself, or no noise up to 1e6 is enough.
 
     Example:
-    >>> sigma = noise_multiplier(3.0, 512 / 60_000, 4688, 1e-5)
-    >>> round(sigma, 2)
-    1.12
+        >>> sigma = noise_multiplier(3.0, 512 / 60_000, 4688, 1e-5)
+        >>> round(sigma, 2)
+        1.12
 
     Formal guarantees:
         The epsilon of the steps together with what is `beside`, by the same accountant, has been
@@ -117,11 +117,11 @@ def noise_multiplier_for(
         ValueError: if an argument is out of range, or no noise up to 1e6 is enough.
 
     Example:
-    >>> sigma = noise_multiplier_for(
-    ...     3.0, num_examples=60_000, batch_size=512, epochs=40, delta=1e-5
-    ... )
-    >>> round(sigma, 2)
-    1.12
+        >>> sigma = noise_multiplier_for(
+        ...     3.0, num_examples=60_000, batch_size=512, epochs=40, delta=1e-5
+        ... )
+        >>> round(sigma, 2)
+        1.12
     """
     num_examples = _validate.integer("num_examples", num_examples, minimum=1)
     size = _validate.integer("batch_size", batch_size, minimum=1, maximum=num_examples)
@@ -145,8 +145,8 @@ def steps_in_epochs(epochs: float, sampling_probability: float) -> int:
         ValueError: if an argument is out of range.
 
     Example:
-    >>> steps_in_epochs(3, 0.1), steps_in_epochs(40, 512 / 60_000)
-    (30, 4688)
+        >>> steps_in_epochs(3, 0.1), steps_in_epochs(40, 512 / 60_000)
+        (30, 4688)
     """
     epochs = _validate.non_negative("epochs", epochs)
     q = _validate.probability("sampling_probability", sampling_probability)
@@ -182,8 +182,8 @@ def steps(
         ValueError: if an argument is out of range.
 
     Example:
-    >>> steps(3.0, 1.23, 512 / 60_000, 1e-5)
-    6197
+        >>> steps(3.0, 1.23, 512 / 60_000, 1e-5)
+        6197
 
     Formal guarantees:
         `tfdp.accounting.epsilon` of the result is at most `target_epsilon`, and of one step more
@@ -225,8 +225,8 @@ def batch_size(
         ValueError: if an argument is out of range.
 
     Example:
-    >>> batch_size(3.0, 1.23, 4688, 60_000, 1e-5)
-    586
+        >>> batch_size(3.0, 1.23, 4688, 60_000, 1e-5)
+        586
 
     Formal guarantees:
         `tfdp.accounting.epsilon` at sampling probability result / `num_examples` is at most

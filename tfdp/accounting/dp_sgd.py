@@ -46,10 +46,11 @@ def dp_sgd_event(
         ValueError: if an argument is out of range.
 
     Example:
-    >>> dp_sgd_event(1.1, 0.01)
-    PoissonSampledDpEvent(sampling_probability=0.01, event=GaussianDpEvent(noise_multiplier=1.1))
-    >>> dp_sgd_event(1.1, 1.0, microbatch_size=4)
-    GaussianDpEvent(noise_multiplier=0.55)
+        >>> dp_sgd_event(1.1, 0.01)
+        PoissonSampledDpEvent(sampling_probability=0.01,
+                              event=GaussianDpEvent(noise_multiplier=1.1))
+        >>> dp_sgd_event(1.1, 1.0, microbatch_size=4)
+        GaussianDpEvent(noise_multiplier=0.55)
 
     Formal guarantees:
         The neighbouring relation is adding or removing one example. With `microbatch_size` above
@@ -101,11 +102,11 @@ def fixed_size_dp_sgd_event(
         ValueError: if an argument is out of range.
 
     Example:
-    >>> event = fixed_size_dp_sgd_event(4.0, 512, 60_000)
-    >>> event.source_dataset_size, event.sample_size, event.event
-    (60000, 512, GaussianDpEvent(noise_multiplier=4.0))
-    >>> fixed_size_dp_sgd_event(4.0, 512, 512)
-    GaussianDpEvent(noise_multiplier=4.0)
+        >>> event = fixed_size_dp_sgd_event(4.0, 512, 60_000)
+        >>> event.source_dataset_size, event.sample_size, event.event
+        (60000, 512, GaussianDpEvent(noise_multiplier=4.0))
+        >>> fixed_size_dp_sgd_event(4.0, 512, 512)
+        GaussianDpEvent(noise_multiplier=4.0)
 
     Formal guarantees:
         The number of examples is public. Neighbours differ in one example, which is replaced by
@@ -167,11 +168,11 @@ def truncated_dp_sgd_event(
         ValueError: if an argument is out of range.
 
     Example:
-    >>> event = truncated_dp_sgd_event(1.1, 0.01, 60_000, capacity=800)
-    >>> event.dataset_size, event.truncated_batch_size
-    (60000, 800)
-    >>> truncated_dp_sgd_event(1.1, 0.01, 60_000, capacity=60_000) == dp_sgd_event(1.1, 0.01)
-    True
+        >>> event = truncated_dp_sgd_event(1.1, 0.01, 60_000, capacity=800)
+        >>> event.dataset_size, event.truncated_batch_size
+        (60000, 800)
+        >>> truncated_dp_sgd_event(1.1, 0.01, 60_000, capacity=60_000) == dp_sgd_event(1.1, 0.01)
+        True
 
     Formal guarantees:
         Neighbours differ by adding or removing one example x; the larger has at most
@@ -221,8 +222,8 @@ def overflow_probability(num_examples: int, sampling_probability: float, capacit
         ValueError: if an argument is out of range.
 
     Example:
-    >>> f"{overflow_probability(60_000, 0.01, 700):.2e}"
-    '2.87e-05'
+        >>> f"{overflow_probability(60_000, 0.01, 700):.2e}"
+        '2.87e-05'
     """
     return _tail(
         _validate.integer("capacity", capacity, minimum=0, maximum=events.MAX_COUNT),
@@ -250,8 +251,8 @@ def capacity_for(
         ValueError: if an argument is out of range.
 
     Example:
-    >>> capacity_for(60_000, 0.01)
-    779
+        >>> capacity_for(60_000, 0.01)
+        779
     """
     num_examples = _validate.integer(
         "num_examples", num_examples, minimum=1, maximum=events.MAX_COUNT

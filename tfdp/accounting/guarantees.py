@@ -44,10 +44,10 @@ def epsilon(
         ValueError: if an argument is out of range.
 
     Example:
-    >>> round(epsilon(1.23, 512 / 60_000, 4688, 1e-5), 2)
-    2.58
-    >>> round(epsilon(1.23, 512 / 60_000, 4688, 1e-5, accountant="pld"), 2)
-    2.36
+        >>> round(epsilon(1.23, 512 / 60_000, 4688, 1e-5), 2)
+        2.58
+        >>> round(epsilon(1.23, 512 / 60_000, 4688, 1e-5, accountant="pld"), 2)
+        2.36
 
     Formal guarantees:
         The released weights are (epsilon, delta)-differentially private under adding or removing
@@ -87,8 +87,8 @@ def zcdp_epsilon(rho: float, delta: float) -> float:
         ValueError: if an argument is out of range.
 
     Example:
-    >>> round(zcdp_epsilon(0.5, 1e-5), 3)
-    5.299
+        >>> round(zcdp_epsilon(0.5, 1e-5), 3)
+        5.299
 
     Formal guarantees:
         A mechanism that is rho-zCDP is (epsilon, delta)-differentially private for the value

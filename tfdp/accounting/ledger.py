@@ -22,19 +22,19 @@ class PrivacyLedger:
     Adjacent charges that differ only in their count are kept as one release.
 
     Example:
-    >>> from tfdp import accounting
-    >>> ledger = accounting.PrivacyLedger()
-    >>> step = accounting.dp_sgd_event(1.23, 512 / 60_000)
-    >>> ledger.charge(step, 118, details={"l2_norm_clip": 0.1, "num_examples": 60_000})
-    >>> ledger.charge(step, 118, details={"l2_norm_clip": 0.1, "num_examples": 60_000})
-    >>> ledger.releases[0].count
-    236
-    >>> round(ledger.epsilon(1e-5), 2)
-    0.78
-    >>> ledger.remaining_steps(step, target_epsilon=3.0, delta=1e-5)
-    5961
-    >>> accounting.PrivacyLedger.from_json(ledger.to_json()) == ledger
-    True
+        >>> from tfdp import accounting
+        >>> ledger = accounting.PrivacyLedger()
+        >>> step = accounting.dp_sgd_event(1.23, 512 / 60_000)
+        >>> ledger.charge(step, 118, details={"l2_norm_clip": 0.1, "num_examples": 60_000})
+        >>> ledger.charge(step, 118, details={"l2_norm_clip": 0.1, "num_examples": 60_000})
+        >>> ledger.releases[0].count
+        236
+        >>> round(ledger.epsilon(1e-5), 2)
+        0.78
+        >>> ledger.remaining_steps(step, target_epsilon=3.0, delta=1e-5)
+        5961
+        >>> accounting.PrivacyLedger.from_json(ledger.to_json()) == ledger
+        True
 
     Formal guarantees:
         If every release was computed as its event says, all releases together are
@@ -81,17 +81,17 @@ class PrivacyLedger:
                 epsilon depends on it. Defaults to none.
 
         Example:
-        >>> from dp_accounting import SelfComposedDpEvent
-        >>> from tfdp import accounting
-        >>> ledger = accounting.PrivacyLedger()  # data shuffled once an epoch, 100 batches each
-        >>> ledger.charge(
-        ...     accounting.dp_sgd_event(4.0, 1.0),  # every example is in one batch an epoch
-        ...     count=10,
-        ...     estimate=SelfComposedDpEvent(accounting.dp_sgd_event(4.0, 0.01), 100),
-        ... )
-        >>> statement = ledger.statement(1e-5)
-        >>> round(statement.epsilon_rdp, 2), round(statement.epsilon_estimate, 2)
-        (3.62, 0.3)
+            >>> from dp_accounting import SelfComposedDpEvent
+            >>> from tfdp import accounting
+            >>> ledger = accounting.PrivacyLedger()  # data shuffled once an epoch, 100 batches each
+            >>> ledger.charge(
+            ...     accounting.dp_sgd_event(4.0, 1.0),  # every example is in one batch an epoch
+            ...     count=10,
+            ...     estimate=SelfComposedDpEvent(accounting.dp_sgd_event(4.0, 0.01), 100),
+            ... )
+            >>> statement = ledger.statement(1e-5)
+            >>> round(statement.epsilon_rdp, 2), round(statement.epsilon_estimate, 2)
+            (3.62, 0.3)
 
         Raises:
             TypeError: if an argument has the wrong type.
@@ -132,7 +132,7 @@ class PrivacyLedger:
                 `"rdp"`.
 
         Returns:
-            Epsilon: 0 for an empty ledger, infinite if a non-private event was charged.
+            Epsilon; 0 for an empty ledger, infinite if a non-private event was charged.
 
         Raises:
             TypeError: if an argument has the wrong type.
@@ -160,11 +160,11 @@ class PrivacyLedger:
             ValueError: as in `epsilon`.
 
         Example:
-        >>> ledger = PrivacyLedger()
-        >>> ledger.charge(dp_accounting.GaussianDpEvent(2.0))
-        >>> deltas, epsilons = ledger.curve([1e-6, 1e-5, 1e-4], accountant="pld")
-        >>> epsilons.round(2).tolist()
-        [2.25, 1.99, 1.7]
+            >>> ledger = PrivacyLedger()
+            >>> ledger.charge(dp_accounting.GaussianDpEvent(2.0))
+            >>> deltas, epsilons = ledger.curve([1e-6, 1e-5, 1e-4], accountant="pld")
+            >>> epsilons.round(2).tolist()
+            [2.25, 1.99, 1.7]
         """
         points = np.logspace(-10.0, -2.0, 33) if deltas is None else deltas
         if np.ndim(points) != 1 or not len(points):

@@ -29,6 +29,7 @@ RDP_ORDERS: tuple[float, ...] = (
     *(76.0, 90.0, 107.0, 128.0, 152.0, 181.0, 215.0, 256.0, 304.0, 362.0, 431.0, 512.0),
     *(609.0, 724.0, 861.0, 1024.0, 1448.0, 2048.0),
 )
+"""The orders of Rényi differential privacy that epsilon is the least over."""
 _ORDERS = np.array(RDP_ORDERS)
 
 # The curve of a sampled Gaussian is a logarithm that rounding can move by about 1e-14, below zero

@@ -24,6 +24,10 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     Raises:
         ValueError: If ``backup_dir`` is empty, or the model is not built when training begins.
+
+    Example:
+        >>> import tempfile, tfdp
+        >>> backup = tfdp.callbacks.BackupAndRestore(tempfile.mkdtemp())  # callbacks=[backup, ...]
     """
 
     def __init__(self, backup_dir: str, **kwargs):

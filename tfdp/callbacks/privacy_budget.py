@@ -116,4 +116,7 @@ class PrivacyBudget(PrivacyCallback):
 
 
 class BudgetSpentError(ValueError):
-    """Training was asked for, and the privacy budget does not allow one more step."""
+    """Training was asked for, and the privacy budget does not allow one more step.
+
+    It is a `ValueError`. The step did not run, and released nothing.
+    """

@@ -115,6 +115,12 @@ class SimulatedAnnealing(ScreeningRule):
     Formal guarantee: decisions depend on private data through the updates alone, so that they are
     post-processing *if the evaluation data are public*; every trial is charged.
 
+    Example:
+        >>> import tfdp
+        >>> rule = tfdp.callbacks.SimulatedAnnealing(temperature_factor=10.0)
+        >>> round(float(rule.acceptance_probability(0.01, kept=5)), 3)
+        0.607
+
     References:
         Fu et al. 2022, "SA-DPSGD: Differentially Private Stochastic Gradient Descent Based on
         Simulated Annealing", arXiv:2211.07218.
@@ -196,6 +202,13 @@ class NoisyThreshold(ScreeningRule):
 
     Formal guarantee: one decision on private data is a Poisson-subsampled Gaussian release with
     this sampling probability and noise multiplier; it is charged with every trial.
+
+    Example:
+        >>> import tfdp
+        >>> rule = tfdp.callbacks.NoisyThreshold(difference="examples", sampling_probability=0.01)
+        >>> rule.score_event(60_000)
+        PoissonSampledDpEvent(sampling_probability=0.01,
+                              event=GaussianDpEvent(noise_multiplier=1.0))
 
     References:
         Fu et al. 2023, "DPSUR: Accelerating Differentially Private Stochastic Gradient Descent

@@ -53,6 +53,12 @@ class UpdateScreening(CallbackOfPrivateModel):
             releases; if the model is not private; or if several steps run at a time
             (``steps_per_execution``), between which nothing can be undone.
 
+    Formal guarantee: with ``charge="trials"`` the ledger holds every update and every score of
+    private data, each charged before it is released. Which updates are kept is worked out from
+    these, public data and fresh randomness, and so are the weights that are left: post-processing.
+    A rule of your own that looks at private data must release what its ``score_event`` says and no
+    more. With ``charge="accepted"`` there is no guarantee.
+
     Example:
         >>> import keras, numpy as np, tfdp
         >>> private = tfdp.make_private(keras.Sequential([keras.layers.Dense(2)]))

@@ -29,6 +29,15 @@ class ClipBound:
 
     Formal guarantee: one example more or less moves the sum of bounded gradients by at most
     ``sensitivity`` in the L2 norm over all variables.
+
+    Example:
+        >>> ClipBound({"hidden": 0.3, "logits": 0.4}).sensitivity
+        0.5
+
+    References:
+        - Abadi et al. 2016, "Deep Learning with Differential Privacy", arXiv:1607.00133, section
+          3.1.
+        - Bu et al. 2022, "Automatic Clipping", arXiv:2206.07136.
     """
 
     l2_norm_clip: float | Mapping[str, float] | Sequence[float]
@@ -161,6 +170,13 @@ def clip_factors(
 
     Returns:
         Factors ``(batch,)``.
+
+    Formal guarantee: the norm times the factor is at most C, up to rounding.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> clip_factors(tf.constant([0.0, 1.0, 4.0, float("inf")]), l2_norm_clip=2.0).numpy()
+        array([1. , 1. , 0.5, 0. ], dtype=float32)
     """
     finite = tf.math.is_finite(norms)
     if l2_norm_clip == math.inf:

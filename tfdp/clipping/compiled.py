@@ -27,10 +27,12 @@ class CompiledEngine:
 
     @property
     def reports(self) -> list:
+        """The `LayerReport` of each variable and use, after the first call."""
         return self._engine.reports
 
     @property
     def floats_per_example(self) -> int:
+        """Numbers held for one example, as far as they are known."""
         return self._engine.floats_per_example
 
     def __call__(

@@ -54,7 +54,17 @@ class ClippedGradients:
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """How one variable's per-example gradients were worked out, for ``clipping_summary()``."""
+    """How one variable's per-example gradients were worked out, for ``clipping_summary()``.
+
+    Attributes:
+        layer: Name of the layer.
+        variable: Path of the variable.
+        weights: How many weights it has.
+        positions: How many outer products one example's gradient is a sum of (pixels, tokens);
+            ``None`` if unknown.
+        method: The way, in a word.
+        floats_per_example: Numbers held for one example beyond the layer's own activations.
+    """
 
     layer: str
     variable: str
@@ -291,8 +301,17 @@ def clip_group_means(sums: list[tf.Tensor], group_size: int, clipper: Clipper) -
         clipper: The clip bound of each average.
 
     Returns:
-        ``sum_m clip(sums_m / group_size)`` for each variable. One example more or less in one
-        group moves it by at most twice the clip bound.
+        ``sum_m clip(sums_m / group_size)`` for each variable.
+
+    Formal guarantee: one example more or less in one group moves the result by at most twice the
+    clip bound.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> clipper = Clipper(groups=(((0,), 1.0),))
+        >>> (total,) = clip_group_means([tf.constant([[1.0], [8.0]])], 2, clipper)
+        >>> total.numpy()  # The means 0.5 and 4, of which the second is clipped to 1.
+        array([1.5], dtype=float32)
     """
     means = [total / tf.cast(group_size, total.dtype) for total in sums]
     factors = clipper.factors([sum_of_squares(mean) for mean in means])

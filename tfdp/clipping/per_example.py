@@ -108,7 +108,12 @@ class Instantiated(PerExampleGradient):
     Args:
         gradient: Tensor of shape ``(batch, *variable)``.
         method: The word for the summary. Defaults to ``"instantiate"``.
-        positions: Positions that were summed over, for the summary.
+        positions: Positions that were summed over, for the summary. Defaults to 1.
+
+    Example:
+        >>> gradient = Instantiated(tf.constant([[3.0, 4.0], [0.0, 1.0]]))
+        >>> gradient.squared_norm().numpy()
+        array([25.,  1.], dtype=float32)
     """
 
     def __init__(
@@ -141,6 +146,15 @@ class OuterProduct(PerExampleGradient):
     With one position the norm is ``|left_i| |right_i|``. With several it comes either from the
     Gram matrices, ``sum_ts (left_i left_i^T)_ts (right_i right_i^T)_ts`` ("ghost" norm, Li et al.
     2022, section 4), or from the instantiated products, whichever costs less arithmetic.
+
+    Example:
+        >>> gradient = OuterProduct(tf.constant([[1.0, 2.0]]), tf.constant([[3.0]]))
+        >>> gradient.method, gradient.squared_norm().numpy()
+        ('closed form', array([45.], dtype=float32))
+
+    References:
+        - Li et al. 2022, "Large Language Models Can Be Strong Differentially Private Learners",
+          arXiv:2110.05679.
     """
 
     #: Gram norms win while ``positions * (features + units) < RATIO * features * units``.

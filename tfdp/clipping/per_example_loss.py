@@ -26,6 +26,12 @@ class PerExampleLoss:
     Args:
         compiled_loss: What Keras makes of ``compile(loss=..., loss_weights=...)``: a callable
             ``(y, y_pred, sample_weight) -> scalar``.
+
+    Example:
+        >>> import keras, tensorflow as tf
+        >>> losses = PerExampleLoss(lambda y, y_pred, sample_weight: tf.reduce_mean(y_pred - y))
+        >>> losses(tf.zeros([2, 1]), tf.constant([[1.0], [3.0]])).numpy()
+        array([1., 3.], dtype=float32)
     """
 
     def __init__(self, compiled_loss: Any):

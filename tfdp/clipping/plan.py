@@ -48,6 +48,19 @@ def make_plan(model: keras.Model) -> Plan:
     is looked at by itself, unless it owns weights directly or runs its inner layers in a loop:
     then the whole layer goes to the fallback, which runs it again. What even that cannot do
     exactly is refused by name.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        The `Plan`, which may have refusals: ``plan.check()`` raises for them.
+
+    Example:
+        >>> import keras, tfdp
+        >>> model = keras.Sequential([keras.Input((8, 4)), keras.layers.LSTM(3, name="lstm")])
+        >>> plan = tfdp.clipping.make_plan(model)
+        >>> [(layer.name, type(rule).__name__) for layer, rule in plan.rules.items()]
+        [('lstm', 'FallbackRule')]
     """
     rules: dict[keras.layers.Layer, Rule] = {}
     refusals: list[str] = []

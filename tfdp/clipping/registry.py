@@ -54,15 +54,21 @@ class Context:
 class Rule(abc.ABC):
     """Per-example gradients of one layer family.
 
-    Subclass it and decorate with `register_rule`. A rule serves a layer class and those of its
-    subclasses that do not override ``call``.
+    Subclass it and decorate with `register_rule`, which has an example. A rule serves a layer class
+    and those of its subclasses that do not override ``call``.
+
+    Attributes:
+        ends_with_activation: Whether the layer ends with ``self.activation``; then ``Call.output``
+            is its argument. Defaults to ``False``.
     """
 
-    #: Whether the layer ends with ``self.activation``; then ``Call.output`` is its argument.
     ends_with_activation = False
 
     def refusal(self, layer: keras.layers.Layer) -> str | None:
-        """Why this rule cannot serve ``layer`` as it is configured; ``None`` if it can."""
+        """Why this rule cannot serve ``layer`` as it is configured; ``None`` if it can.
+
+        Such a layer is run again example by example, or refused if that is not exact either.
+        """
         del layer
         return None
 

@@ -28,6 +28,11 @@ class RandomShift(keras.layers.Layer):
         TypeError: If `padding` is no integer.
         ValueError: If it is negative.
 
+    Example:
+        >>> import numpy as np, tfdp
+        >>> tfdp.layers.RandomShift(2)(np.zeros((3, 8, 8, 1), "float32"), training=True).shape
+        TensorShape([3, 8, 8, 1])
+
     References:
         Sander, Stock, Sablayrolles 2023, "TAN Without a Burn", arXiv:2210.03403: as their code for
         CIFAR-10 augments.

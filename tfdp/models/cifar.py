@@ -46,8 +46,9 @@ def cifar_cnn(
         logits of shape `(batch, num_classes)`.
 
     Raises:
-        ValueError: If `variant` is unknown, or `normalize` is asked of images that have not three
-            channels.
+        TypeError: If an argument has the wrong type.
+        ValueError: If `variant` or `activation` is unknown, a size or number is not positive, or
+            `normalize` is asked of images that have not three channels.
 
     Example:
         >>> import tfdp

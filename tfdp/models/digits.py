@@ -34,6 +34,10 @@ def digits_mlp(
         A model from images of shape `(batch, *input_shape)`, float32 in [0, 1], to logits of shape
         `(batch, num_classes)`.
 
+    Raises:
+        TypeError: If `input_shape` is not a tuple of integers, or `num_classes` not an integer.
+        ValueError: If a size or number is not positive, or `activation` is unknown to Keras.
+
     Example:
         >>> import tfdp
         >>> tfdp.models.digits_mlp("relu").output_shape

@@ -36,6 +36,10 @@ def mnist_cnn(
         A model from images of shape `(batch, height, width, channels)`, float32 in [0, 1], to
         logits of shape `(batch, num_classes)`.
 
+    Raises:
+        TypeError: If `input_shape` is not a tuple of integers, or `num_classes` not an integer.
+        ValueError: If a size or number is not positive, or `activation` is unknown to Keras.
+
     Example:
         >>> import tfdp
         >>> tfdp.models.mnist_cnn(activation=tfdp.layers.TemperedSigmoid()).count_params()

@@ -69,7 +69,14 @@ def declare(dataset: tf.data.Dataset, *, num_examples: int, batch_size: int, sam
 
 
 class DeclaredDataset:
-    """Batches that the caller draws. Made by `declare`."""
+    """Batches that the caller draws. Made by `declare`, whose arguments and guarantee it has.
+
+    Attributes:
+        num_examples: Number of examples N.
+        expected_batch_size: Examples in a batch, or their mean.
+        steps_per_epoch: Batches in an epoch; for shuffled data those of a pass.
+        scheme: The `tfdp.sampling.Scheme` that was declared.
+    """
 
     read = None
     source = None

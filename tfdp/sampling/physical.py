@@ -24,7 +24,19 @@ class Batch(NamedTuple):
 
 
 def batch_length(data: Any) -> tf.Tensor:
-    """Length of the first axis of a nested structure of tensors, as a scalar tensor."""
+    """Length of the first axis of a nested structure of tensors, as a scalar tensor.
+
+    Args:
+        data: Nested tensors (or ``None``) with a common first axis; at least one tensor.
+
+    Returns:
+        An int32 scalar.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> int(batch_length({"x": tf.zeros([5, 2]), "y": None}))
+        5
+    """
     return tf.shape(_first_tensor(data))[0]
 
 
@@ -32,12 +44,14 @@ def _first_tensor(data: Any) -> tf.Tensor:
     return next(tensor for tensor in keras.tree.flatten(data) if tensor is not None)
 
 
-#: A physical batch has at least `SMALLEST` examples unless they hold more than `MOST_FLOATS`
-#: (1 GiB), and more, up to `LARGEST`, while they hold less than `FEW_FLOATS` (128 MiB): small
-#: batches pay for starting each operation, large ones fall out of the processor's caches. Sizes
-#: that are chosen are approximate: half of all Poisson samples are a little larger than expected,
-#: and cutting those in two would cost more than it saves.
-SMALLEST, LARGEST = 64, 256
+# A physical batch has at least `SMALLEST` examples unless they hold more than `MOST_FLOATS`
+# (1 GiB), and more, up to `LARGEST`, while they hold less than `FEW_FLOATS` (128 MiB): small
+# batches pay for starting each operation, large ones fall out of the processor's caches. Sizes
+# that are chosen are approximate: half of all Poisson samples are a little larger than expected,
+# and cutting those in two would cost more than it saves.
+LARGEST = 256
+SMALLEST = 64
+"""Examples in a physical batch, at least, unless so many would take more than 1 GiB."""
 FEW_FLOATS, MOST_FLOATS = 2**25, 2**28
 
 
@@ -46,6 +60,9 @@ def choose_physical_batch_size(floats_per_example: int) -> int:
 
     Args:
         floats_per_example: Activations and gradients that are held for one example.
+
+    Returns:
+        A number of examples from 1 to 256.
 
     Example:
         >>> choose_physical_batch_size(30_000), choose_physical_batch_size(400_000)
@@ -91,6 +108,13 @@ def sum_over_physical_batches(
 
     Returns:
         The sums.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> (total,) = sum_over_physical_batches(
+        ...     tf.range(10.0), 4, lambda part: [tf.reduce_sum(part)], [tf.constant(0.0)])
+        >>> float(total)
+        45.0
     """
     if static:
         length = _first_tensor(data).shape[0]

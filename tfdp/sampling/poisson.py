@@ -338,6 +338,14 @@ def poisson_indices(
 
     Returns:
         A vector of int64 indices.
+
+    Formal guarantee: with secret, uniformly random seeds every index is included independently with
+    probability q, up to the 2^-52 resolution of the uniform numbers.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> poisson_indices(4, 1.0, tf.constant([1, 2], tf.int64)).numpy()
+        array([0, 1, 2, 3])
     """
     if probability >= 1:
         return tf.range(num_examples, dtype=tf.int64)

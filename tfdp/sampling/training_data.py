@@ -120,6 +120,16 @@ def split_arrays(
 
     Returns:
         Training data and held-out data; the latter ``None`` if nothing is split.
+
+    Raises:
+        TypeError: If ``validation_split`` is not a number.
+        ValueError: If it is out of range, or leaves no example on one side.
+
+    Example:
+        >>> import numpy as np
+        >>> kept, held_out = split_arrays((np.arange(10), None, None), validation_split=0.2)
+        >>> held_out[0]
+        array([8, 9])
     """
     fraction = _validate.probability("validation_split", validation_split)
     if not fraction or validation_data is not None:
@@ -151,6 +161,16 @@ def with_class_weight(y: Any, sample_weight: Any, class_weight: dict | None) -> 
 
     Returns:
         ``sample_weight`` itself if there are no class weights, else an array ``(batch,)``.
+
+    Raises:
+        TypeError: If ``class_weight`` is no dictionary of integers and numbers.
+        ValueError: If both kinds of weights are given, there is not one array of labels, or a
+            class is negative.
+
+    Example:
+        >>> import numpy as np
+        >>> with_class_weight(np.array([0, 1, 2]), None, {1: 3.0})
+        array([1., 3., 1.], dtype=float32)
     """
     if class_weight is None:
         return sample_weight

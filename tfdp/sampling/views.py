@@ -27,6 +27,17 @@ class Views:
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If `multiplicity` is below 1 or the augmentation mixes examples.
+
+    Example:
+        >>> import tensorflow as tf, tfdp
+        >>> views = tfdp.sampling.Views(tfdp.layers.RandomShift(1), multiplicity=3)
+        >>> x, y, _ = views(tf.zeros([2, 8, 8, 1]), tf.constant([0, 1]), None)
+        >>> x.shape[0], y.numpy().tolist()
+        (6, [0, 0, 0, 1, 1, 1])
+
+    References:
+        - De et al. 2022, "Unlocking High-Accuracy Differentially Private Image Classification
+          through Scale", arXiv:2204.13650.
     """
 
     def __init__(self, augmentation: Callable, multiplicity: int = 1):

@@ -130,6 +130,15 @@ def copy_check(
           Generative Models", arXiv:1909.03935, section 4.2: the attack with samples only.
         - Carlini et al. 2022, "Membership Inference Attacks From First Principles",
           arXiv:2112.03570: why detection at few false positives says more than the area.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> random = np.random.default_rng(0)
+        >>> training, held_out = (
+        ...     tfdp.synthesis.Features("mine", random.normal(size=(50, 4))) for _ in range(2))
+        >>> check = tfdp.synthesis.copy_check(training, training, held_out, resamples=100)
+        >>> check.closer_to_training, check.auc  # Every synthetic image is a copy.
+        (1.0, 1.0)
     """
     check_comparable(synthetic=synthetic, training=training, held_out=held_out)
     for name, features in (("training", training), ("held_out", held_out)):

@@ -118,6 +118,12 @@ def pixel_features(image_shape: tuple[int, int, int]) -> FeatureExtractor:
     Raises:
         TypeError: If ``image_shape`` is not a tuple of integers.
         ValueError: If it has not three sizes, all positive.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> extractor = tfdp.synthesis.pixel_features((4, 4, 1))
+        >>> extractor(np.zeros((3, 4, 4, 1))).values.shape
+        (3, 16)
     """
     model = keras.Sequential([keras.Input(_image_shape(image_shape)), keras.layers.Flatten()])
     return FeatureExtractor("pixels", model)

@@ -71,6 +71,15 @@ def frechet_distance(real: Features, synthetic: Features) -> FrechetDistance:
           Nash Equilibrium", arXiv:1706.08500, equation 6.
         - Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score", arXiv:1911.07023:
           its bias for few images.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> random = np.random.default_rng(0)
+        >>> real, synthetic = (
+        ...     tfdp.synthesis.Features("mine", random.normal(size=(500, 2)) + shift)
+        ...     for shift in (0.0, 3.0))
+        >>> 17 < tfdp.synthesis.frechet_distance(real, synthetic).distance < 19
+        True
     """
     check_comparable(real=real, synthetic=synthetic)
     for name, features in (("real", real), ("synthetic", synthetic)):
@@ -117,6 +126,12 @@ def gaussian_frechet_distance(
 
     References:
         - Dowson and Landau 1982, "The Fréchet distance between multivariate normal distributions".
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> tfdp.synthesis.gaussian_frechet_distance(
+        ...     np.zeros(2), np.eye(2), np.array([3.0, 4.0]), np.eye(2))
+        25.0
     """
     mean_1 = _numbers("mean_1", mean_1)
     if mean_1.ndim != 1 or not mean_1.size:
@@ -186,6 +201,16 @@ def precision_recall(real: Features, synthetic: Features, neighbors: int = 3) ->
     References:
         - Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric for Assessing Generative
           Models", arXiv:1904.06991, equations 1 and 2.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> points = np.random.default_rng(0).normal(size=(50, 2))
+        >>> same = tfdp.synthesis.Features("mine", points)
+        >>> far = tfdp.synthesis.Features("mine", points + 100)
+        >>> tfdp.synthesis.precision_recall(same, same).precision
+        1.0
+        >>> tfdp.synthesis.precision_recall(same, far).recall
+        0.0
     """
     check_comparable(real=real, synthetic=synthetic)
     neighbors = _validate.integer("neighbors", neighbors, minimum=1)

@@ -184,6 +184,11 @@ def noise_multiplicity(draws: int) -> dict:
     Formal guarantee: the gradient of an example's mean loss over its draws is clipped, so that the
     privacy of a step is that of one draw.
 
+    Example:
+        >>> import tfdp
+        >>> tfdp.synthesis.noise_multiplicity(4)["augmentation_multiplicity"]
+        4
+
     References:
         - Dockhorn et al. 2023, "Differentially Private Diffusion Models", arXiv:2210.09929,
           section 3.2.
