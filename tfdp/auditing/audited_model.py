@@ -127,7 +127,7 @@ class AuditedModel(PrivateModel):
             accountant: ``"rdp"`` or ``"pld"``: of the claim. Defaults to ``"rdp"``.
 
         Returns:
-            A `OneRunAudit`. Nothing is claimed where the ledger's epsilon is infinite.
+            A `OneRunAudit`.
 
         Raises:
             ValueError: If nothing was trained yet, or a number is out of range.
@@ -141,7 +141,7 @@ class AuditedModel(PrivateModel):
             delta=delta,
             guesses=guesses,
             confidence=confidence,
-            claimed_epsilon=claimed if math.isfinite(claimed) else None,
+            claimed_epsilon=claimed,
         )
 
     def compile(self, *args, **kwargs) -> None:

@@ -72,33 +72,23 @@ class InsertedCanaries:
         chosen = self.x[self.included].astype(x.dtype)
         return np.concatenate([x, chosen]), np.concatenate([y, self.y[self.included]])
 
-    def scores(
-        self,
-        model: keras.Model,
-        initial_model: keras.Model | None = None,
-        loss: keras.losses.Loss | None = None,
-    ) -> np.ndarray:
+    def scores(self, model: keras.Model, loss: keras.losses.Loss | None = None) -> np.ndarray:
         """How much each canary looks trained on: for `one_run_audit`.
 
+        Scores of the trained model less those of the same model before training show more: an
+        example is suspicious if its loss fell, not if it is low.
+
         Args:
-            model: The trained model.
-            initial_model: The model before training, whose losses are the yardstick: an example is
-                suspicious if its loss fell, not if it is low. Defaults to ``None``: 0 is.
+            model: The model.
             loss: As of `example_losses`. Defaults to ``None``, as there.
 
         Returns:
-            The losses under the initial model less those under the trained one, shape
-            ``(canaries,)``.
+            The losses with their sign changed, shape ``(canaries,)``.
 
         Raises:
             TypeError: If an argument has the wrong type.
         """
-        if initial_model is not None and not isinstance(initial_model, keras.Model):
-            raise _validate.type_error("initial_model", initial_model, "a Keras model")
-        losses = example_losses(model, self.x, self.y, loss)
-        if initial_model is None:
-            return -losses
-        return example_losses(initial_model, self.x, self.y, loss) - losses
+        return -example_losses(model, self.x, self.y, loss)
 
 
 def mislabelled_canaries(

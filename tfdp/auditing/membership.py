@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from scipy import stats
 from sklearn import metrics
 
@@ -19,7 +19,7 @@ FALSE_POSITIVE_RATES = (0.001, 0.01)
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassMembership(result.Result):
+class ClassMembership:
     """How well the attack tells the members of one class.
 
     Attributes:
@@ -71,9 +71,8 @@ class MembershipAttack(result.Result):
             "  This is no privacy guarantee: a better attack may find more."
         )
 
-    def picture(self) -> Figure:
-        """The ROC curve on logarithmic axes, and the area of each class; it is not private."""
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+    def draw(self, figure: Figure | SubFigure) -> None:
+        """The ROC curve on logarithmic axes, and the area of each class."""
         left, right = figure.subplots(1, 2)
         least = 0.5 / max(self.members, self.others)
         rates = np.geomspace(least, 1, 100)
@@ -99,7 +98,6 @@ class MembershipAttack(result.Result):
         right.set(title="AUC by class", xlabel="class", ylim=(0, 1))
         for axes in (left, right):
             result.tidy(axes)
-        return figure
 
 
 def membership_attack(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from tfdp import _validate
 from tfdp.auditing import result
@@ -79,9 +79,8 @@ class OneRunAudit(result.Result):
             f"  {result.verdict(self.epsilon_lower_bound, self.claimed_epsilon)}"
         )
 
-    def picture(self) -> Figure:
-        """Scores of the canaries, and the bound by the number of guesses; it is not private."""
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+    def draw(self, figure: Figure | SubFigure) -> None:
+        """Scores of the canaries, and the bound by the number of guesses."""
         left, right = figure.subplots(1, 2)
         scores, included = np.array(self.scores), np.array(self.included)
         edges = np.histogram_bin_edges(scores, bins=40)
@@ -95,6 +94,7 @@ class OneRunAudit(result.Result):
         if self.claimed_epsilon is not None:
             right.axhline(self.claimed_epsilon, color="0.4", linestyle="--", label="claimed")
         right.set(
+            xscale="log",
             title=f"Epsilon at delta = {self.delta:g}, {self.confidence:.0%} confidence",
             xlabel="guesses",
         )
@@ -102,7 +102,6 @@ class OneRunAudit(result.Result):
         right.legend(frameon=False)
         for axes in (left, right):
             result.tidy(axes)
-        return figure
 
 
 def one_run_audit(
@@ -130,7 +129,8 @@ def one_run_audit(
             number (Bonferroni). They must be chosen without looking at the scores. Defaults to
             ``None``: about all canaries, half as many, a quarter and so on, half of them each way.
         confidence: Of the bound, in (0, 1). Defaults to 0.95.
-        claimed_epsilon: What is claimed, to compare with. Defaults to ``None``.
+        claimed_epsilon: What is claimed, to compare with. Defaults to ``None``: nothing, as
+            infinity is.
 
     Returns:
         A `OneRunAudit`.

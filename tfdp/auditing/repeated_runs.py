@@ -9,7 +9,7 @@ from typing import Any
 
 import dp_accounting
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from scipy import stats
 
 from tfdp import _validate
@@ -84,9 +84,8 @@ class RepeatedRunsAudit(result.Result):
             f"least {self.gaussian_epsilon_lower_bound:.4g}"
         )
 
-    def picture(self) -> Figure:
-        """Scores of the runs, and their trade-off of errors; it is not private."""
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+    def draw(self, figure: Figure | SubFigure) -> None:
+        """Scores of the runs, and their trade-off of errors."""
         left, right = figure.subplots(1, 2)
         present, absent = np.array(self.scores_with), np.array(self.scores_without)
         edges = np.histogram_bin_edges(np.concatenate([present, absent]), bins=40)
@@ -125,7 +124,6 @@ class RepeatedRunsAudit(result.Result):
         right.legend(frameon=False)
         for axes in (left, right):
             result.tidy(axes)
-        return figure
 
 
 def repeated_runs_audit(
@@ -147,7 +145,8 @@ def repeated_runs_audit(
         scores_without: Scores of independent runs without it, four or more.
         delta: The delta at which epsilon is bounded, in (0, 1).
         confidence: Of each bound, in (0, 1). Defaults to 0.95.
-        claimed_epsilon: What is claimed, to compare with. Defaults to ``None``.
+        claimed_epsilon: What is claimed, to compare with. Defaults to ``None``: nothing, as
+            infinity is.
 
     Returns:
         A `RepeatedRunsAudit`.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from scipy import stats
 
 from tfdp import _validate
@@ -16,8 +19,18 @@ from tfdp import _validate
 _IMPOSSIBLE = 1e-9
 
 
-class Result:
+class Result(abc.ABC):
     """Base of the results, which are frozen dataclasses of plain Python values."""
+
+    @abc.abstractmethod
+    def draw(self, figure: Figure | SubFigure) -> None:
+        """Draws the picture on a figure, or on a part of one."""
+
+    def picture(self) -> Figure:
+        """The result as a picture, which is no more protected by privacy than the result is."""
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        self.draw(figure)
+        return figure
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can hold them."""
@@ -88,8 +101,10 @@ def labels(name: str, value: Any, count: int) -> np.ndarray:
 
 
 def epsilon_claim(name: str, value: Any) -> float | None:
-    """Checks an epsilon that is claimed; ``None``: nothing is claimed."""
-    return None if value is None else _validate.non_negative(name, value)
+    """Checks an epsilon that is claimed. ``None`` and infinity claim nothing, and become ``None``."""
+    if value is None or _validate.non_negative(name, value, allow_infinity=True) == math.inf:
+        return None
+    return float(value)
 
 
 def verdict(bound: float, claim: float | None) -> str:
