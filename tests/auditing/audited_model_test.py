@@ -178,6 +178,13 @@ def test_coins_are_fair_and_fresh_unless_a_seed_is_given():
     np.testing.assert_array_equal(*same)
 
 
+def test_without_a_guarantee_nothing_is_claimed():
+    model = audited(canaries=2)
+    model.ledger.mark_not_private("a test")
+    model.fit(*data(), batch_size=EXAMPLES, verbose=0)
+    assert model.audit(DELTA).claimed_epsilon is None
+
+
 def test_what_cannot_be_audited_is_refused():
     with pytest.raises(ValueError, match="at most 1240.*canaries=1241"):
         AuditedModel(tiny_model(), canaries=1241)

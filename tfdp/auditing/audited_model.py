@@ -127,7 +127,7 @@ class AuditedModel(PrivateModel):
             accountant: ``"rdp"`` or ``"pld"``: of the claim. Defaults to ``"rdp"``.
 
         Returns:
-            A `OneRunAudit`.
+            A `OneRunAudit`. Where the ledger says "not private", nothing is claimed.
 
         Raises:
             ValueError: If nothing was trained yet, or a number is out of range.
@@ -141,7 +141,7 @@ class AuditedModel(PrivateModel):
             delta=delta,
             guesses=guesses,
             confidence=confidence,
-            claimed_epsilon=claimed,
+            claimed_epsilon=None if self.ledger.not_private_reasons else claimed,
         )
 
     def compile(self, *args, **kwargs) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from tfdp import _validate
 
-_HALVINGS = 50
+_HALVINGS = 40
 
 
 def guesses_p_value(
@@ -115,10 +118,19 @@ def _checked(correct: int, guesses: int, canaries: int) -> tuple[int, int, int]:
 
 
 def _p_value(correct: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
-    law = stats.binom(guesses, special.expit(epsilon))
-    p_value = law.sf(correct - 1)
+    accuracy = special.expit(epsilon)  # Of randomized response.
+    p_value = _at_least(correct, guesses, accuracy)
     if delta > 0 and correct > 0:
-        # f(v - i) - f(v) is the chance of v - i to v - 1. It ends to grow at i = v.
-        fewer = np.cumsum(law.pmf(np.arange(correct - 1, -1, -1)))
-        p_value += 2 * canaries * delta * np.max(fewer / np.arange(1, correct + 1))
+        # Where f(v - i) is 1 as far as floats can tell, a larger i makes the quotient smaller.
+        deviation = math.sqrt(guesses * accuracy * (1 - accuracy))
+        certain = max(0, math.floor(guesses * accuracy - 40 * deviation) - 60)
+        fewer = np.arange(correct - 1, min(certain, correct - 1) - 1, -1)
+        gain = _at_least(fewer, guesses, accuracy) - p_value
+        p_value += 2 * canaries * delta * np.max(gain / (correct - fewer))
     return float(min(p_value, 1.0))
+
+
+def _at_least(count: Any, trials: int, chance: float) -> Any:
+    """The chance of ``count`` or more of a binomial law; `scipy.stats` is ten times as slow."""
+    inside = np.maximum(count, 1)
+    return np.where(np.less(count, 1), 1.0, special.betainc(inside, trials - inside + 1, chance))

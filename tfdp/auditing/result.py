@@ -101,7 +101,7 @@ def labels(name: str, value: Any, count: int) -> np.ndarray:
 
 
 def epsilon_claim(name: str, value: Any) -> float | None:
-    """Checks an epsilon that is claimed. ``None`` and infinity claim nothing, and become ``None``."""
+    """Checks an epsilon that is claimed; ``None``, which infinity becomes, claims nothing."""
     if value is None or _validate.non_negative(name, value, allow_infinity=True) == math.inf:
         return None
     return float(value)
