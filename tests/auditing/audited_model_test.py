@@ -28,7 +28,7 @@ def tiny_model():
     )
 
 
-def audited(canaries=300, noise_multiplier=1.0, l2_norm_clip=0.5, **kwargs):
+def audited(canaries=200, noise_multiplier=1.0, l2_norm_clip=0.5, **kwargs):
     model = AuditedModel(tiny_model(), canaries=canaries, **kwargs)
     model.compile(
         tfdp.optimizers.VectorizedDPKerasSGDOptimizer(
@@ -39,15 +39,15 @@ def audited(canaries=300, noise_multiplier=1.0, l2_norm_clip=0.5, **kwargs):
     return model
 
 
+#: Noise multipliers at which four steps on all examples, or on half of them, have about an epsilon.
+NOISE = {(1, EXAMPLES): 8.6, (2, EXAMPLES): 4.5, (8, EXAMPLES): 1.3, (8, EXAMPLES // 2): 0.95}
+
+
 def audit_of_training(epsilon, batch_size=EXAMPLES, **kwargs):
-    """Audits a run whose noise was calibrated to an epsilon."""
-    noise_multiplier = tfdp.accounting.noise_multiplier(
-        epsilon, batch_size / EXAMPLES, STEPS, DELTA
-    )
-    model = audited(noise_multiplier=noise_multiplier, **kwargs)
+    model = audited(noise_multiplier=NOISE[epsilon, batch_size], **kwargs)
     model.fit(*data(), batch_size=batch_size, steps_per_epoch=STEPS, verbose=0)
     audit = model.audit(DELTA)
-    assert audit.claimed_epsilon == pytest.approx(epsilon, rel=1e-3)
+    assert 0.9 * epsilon < audit.claimed_epsilon <= epsilon
     return audit
 
 
@@ -69,33 +69,33 @@ def without_clipping(monkeypatch):
 @pytest.mark.parametrize(
     ("epsilon", "options"),
     [
-        (2.0, {}),
-        (8.0, {"direction": "single_weights", "canaries": 1000}),
-        (8.0, {"batch_size": EXAMPLES // 2}),
-        (8.0, {"examples_known": False}),
+        (2, {}),
+        (8, {"direction": "single_weights", "canaries": 1000}),
+        (8, {"batch_size": EXAMPLES // 2}),
+        (8, {"examples_known": False}),
     ],
 )
 def test_honest_training_is_not_contradicted(epsilon, options):
     audit = audit_of_training(epsilon, **options)
-    assert not audit.contradicts_claim and audit.epsilon_lower_bound <= epsilon
+    assert not audit.contradicts_claim and audit.epsilon_lower_bound <= audit.claimed_epsilon
 
 
 def test_much_of_the_epsilon_of_honest_training_is_found():
-    audit = audit_of_training(8.0, direction="single_weights", canaries=1000)
-    assert 2.0 < audit.epsilon_lower_bound <= 8.0
+    audit = audit_of_training(8, direction="single_weights", canaries=1000)
+    assert 2 < audit.epsilon_lower_bound < 8
 
 
 @pytest.mark.parametrize("direction", ["random", "single_weights"])
 @pytest.mark.parametrize("mistake", [without_noise, with_a_tenth_of_the_noise, without_clipping])
 def test_a_mistake_is_caught(mistake, direction, monkeypatch):
     mistake(monkeypatch)
-    audit = audit_of_training(1.0, direction=direction)
+    audit = audit_of_training(1, direction=direction)
     assert audit.contradicts_claim, audit
 
 
 def test_missing_noise_is_caught_by_someone_who_does_not_know_the_examples(monkeypatch):
     without_noise(monkeypatch)
-    audit = audit_of_training(1.0, direction="single_weights", examples_known=False)
+    audit = audit_of_training(1, direction="single_weights", examples_known=False)
     assert audit.contradicts_claim, audit
 
 

@@ -45,11 +45,14 @@ def outliers():
     )
 
 
+#: Noise multipliers at which two steps on all examples have about an epsilon.
+NOISE = {1: 6.1, 8: 0.95}
+
+
 def audit_of_training(epsilon):
     canaries = outliers()
     x, y = canaries.insert(np.zeros((50, CANARIES), "float32"), np.zeros(50, int))
-    noise_multiplier = tfdp.accounting.noise_multiplier(epsilon, 1.0, 2, DELTA)
-    private = compiled(linear_model(CANARIES), noise_multiplier)
+    private = compiled(linear_model(CANARIES), NOISE[epsilon])
     before = canaries.scores(private.model)
     private.fit(x, y, batch_size=len(x), steps_per_epoch=2, verbose=0)
     return one_run_audit(
@@ -60,26 +63,26 @@ def audit_of_training(epsilon):
     )
 
 
-@pytest.mark.parametrize("epsilon", [1.0, 8.0])
+@pytest.mark.parametrize("epsilon", NOISE)
 def test_honest_training_is_not_contradicted(epsilon):
     audit = audit_of_training(epsilon)
-    assert audit.claimed_epsilon == pytest.approx(epsilon, rel=1e-3)
+    assert 0.9 * epsilon < audit.claimed_epsilon <= epsilon
     assert not audit.contradicts_claim, audit
 
 
 def test_some_of_the_epsilon_of_honest_training_is_found():
-    assert audit_of_training(8.0).epsilon_lower_bound > 1.0
+    assert audit_of_training(8).epsilon_lower_bound > 1.0
 
 
 def test_missing_clipping_is_caught(monkeypatch):
     monkeypatch.setattr(bounds, "clip_factors", lambda norms, *_: tf.ones_like(norms))
-    audit = audit_of_training(1.0)
+    audit = audit_of_training(1)
     assert audit.contradicts_claim, audit
 
 
 def test_missing_noise_is_caught(monkeypatch):
     monkeypatch.setattr(GaussianNoise, "add", lambda self, tensors, *_: list(tensors))
-    audit = audit_of_training(1.0)
+    audit = audit_of_training(1)
     assert audit.contradicts_claim, audit
 
 

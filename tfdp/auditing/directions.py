@@ -49,9 +49,9 @@ class RandomDirections(Directions):
         self.count, self._shapes = count, list(shapes)
         sizes = [int(np.prod(shape)) for shape in shapes]
         # The columns of Q, with these signs, have the uniform law (Mezzadri 2007).
-        q, r = np.linalg.qr(random.standard_normal((sum(sizes), count), dtype=np.float32))
-        q *= np.sign(np.diag(r))
-        blocks = np.split(q, np.cumsum(sizes)[:-1])
+        normal = random.standard_normal((sum(sizes), count), dtype=np.float32)
+        q, r = tf.linalg.qr(normal)  # NumPy's is slow where other programs take the processors.
+        blocks = np.split(q.numpy() * np.sign(np.diag(r)), np.cumsum(sizes)[:-1])
         # Variables: a constant would be part of every compiled step.
         self._blocks = [tf.Variable(block, trainable=False) for block in blocks]
         self.squared_norms = [tf.constant(np.square(block).sum(axis=0)) for block in blocks]
