@@ -132,6 +132,8 @@ def test_those_whose_coins_say_so_are_inserted():
     assert more.dtype == x.dtype
     with pytest.raises(ValueError, match="`x` must be inputs of the shape"):
         canaries.insert(x[:, :1], y)
+    with pytest.raises(ValueError, match="uint8"):
+        canaries.insert(x.astype("uint8"), y)
 
 
 def test_mislabelled_canaries_have_another_class_and_no_example_twice():

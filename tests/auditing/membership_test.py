@@ -16,6 +16,7 @@ def test_losses_that_say_nothing_are_guessing():
     assert attack.tpr_at_fpr[0.01] == pytest.approx(0.01, abs=0.004)
     assert attack.tpr_at_fpr[0.001] == pytest.approx(0.001, abs=0.001)
     assert attack.p_value > 0.01
+    assert len(attack.picture().axes) == 1 and not attack.classes
 
 
 def test_members_that_are_known_are_all_found():

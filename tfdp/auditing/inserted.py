@@ -61,13 +61,18 @@ class InsertedCanaries:
             Inputs and classes, the canaries last: train on these.
 
         Raises:
-            ValueError: If the shape of an input is not that of a canary.
+            ValueError: If the shape of an input is not that of a canary, or its type cannot hold
+                one.
         """
         x = inputs("x", x)
         y = result.labels("y", y, len(x))
         if x.shape[1:] != self.x.shape[1:]:
             raise _validate.value_error(
                 "x", f"an array of shape {x.shape}", f"inputs of the shape {self.x.shape[1:]}"
+            )
+        if not np.can_cast(self.x.dtype, x.dtype, "same_kind"):
+            raise _validate.value_error(
+                "x", f"an array of {x.dtype}", f"of a type that holds canaries of {self.x.dtype}"
             )
         chosen = self.x[self.included].astype(x.dtype)
         return np.concatenate([x, chosen]), np.concatenate([y, self.y[self.included]])

@@ -72,8 +72,9 @@ class MembershipAttack(result.Result):
         )
 
     def draw(self, figure: Figure | SubFigure) -> None:
-        """The ROC curve on logarithmic axes, and the area of each class."""
-        left, right = figure.subplots(1, 2)
+        """The ROC curve on logarithmic axes, and the area of each class, if there are any."""
+        known = [one for one in self.classes if one.auc is not None]
+        left, *rest = figure.subplots(1, 2 if known else 1, squeeze=False)[0]
         least = 0.5 / max(self.members, self.others)
         rates = np.geomspace(least, 1, 100)
         left.plot(rates, rates, color="0.4", linestyle="--", linewidth=1, label="guessing")
@@ -92,11 +93,13 @@ class MembershipAttack(result.Result):
         )
         left.legend(frameon=False)
 
-        known = [one for one in self.classes if one.auc is not None]
-        right.bar([str(one.label) for one in known], [one.auc for one in known], color="tab:red")
-        right.axhline(0.5, color="0.4", linestyle="--", linewidth=1)
-        right.set(title="AUC by class", xlabel="class", ylim=(0, 1))
-        for axes in (left, right):
+        for right in rest:
+            right.bar(
+                [str(one.label) for one in known], [one.auc for one in known], color="tab:red"
+            )
+            right.axhline(0.5, color="0.4", linestyle="--", linewidth=1)
+            right.set(title="AUC by class", xlabel="class", ylim=(0, 1))
+        for axes in (left, *rest):
             result.tidy(axes)
 
 
