@@ -251,11 +251,6 @@ def _repeated_training(values: flags.FlagValues, report: Report, data: ImageData
 def _with_gradients(
     values: flags.FlagValues, report: Report, settings: Settings, data: ImageData
 ) -> Any:
-    if values.canaries > report.parameters:
-        raise UsageError(
-            f"--canaries must be at most {report.parameters}, the weights of the model, for "
-            f"--canary=gradient. Received: canaries={values.canaries}"
-        )
     if settings.static_batches:
         raise UsageError(
             "--canary=gradient does not go with a training in --static_batches. "
@@ -266,8 +261,12 @@ def _with_gradients(
         tfdp.auditing.AuditedModel, canaries=values.canaries, direction="single_weights"
     )
 
-    def run() -> tfdp.auditing.OneRunAudit:
+    try:
         audited = _untrained(report, settings, data, make)
+    except ValueError as error:
+        raise UsageError(f"--canary=gradient does not work: {error}") from error
+
+    def run() -> tfdp.auditing.OneRunAudit:
         _fit(audited, report, settings, data)
         return audited.audit(
             settings.delta, confidence=values.confidence, accountant=settings.accountant

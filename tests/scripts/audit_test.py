@@ -123,7 +123,7 @@ def test_a_usage_error_is_one_line_and_status_2(tmp_path):
         (("--canaries=-5",), "canaries=-5"),
         (("--confidence=1",), "confidence=1"),
         (("--canaries=361",), "at most 360, the test images.*canaries=361"),
-        (("--canaries=10000000", "--canary=gradient"), "weights of the model.*canaries=10000000"),
+        (("--canaries=10000000", "--canary=gradient"), "trainable weights.*canaries=10000000"),
     ],
 )
 def test_what_cannot_be_audited_is_refused(trained, tmp_path, arguments, message):
