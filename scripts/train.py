@@ -307,7 +307,7 @@ def private_model(
     data: image_datasets.ImageData,
     noise_multiplier: float,
     strategy: tf.distribute.Strategy,
-    make_private: Callable[..., tfdp.PrivateModel] = tfdp.make_private,
+    make_private: Callable[..., tfdp.PrivateModel] | None = None,
 ) -> tfdp.PrivateModel:
     """The compiled model, on the strategy's devices.
 
@@ -316,7 +316,8 @@ def private_model(
         data: The data.
         noise_multiplier: The noise multiplier.
         strategy: What it is trained under.
-        make_private: What makes it private. Audits have a model of their own.
+        make_private: What makes it private: audits have a model of their own. Defaults to `None`,
+            `tfdp.make_private`.
     """
     if settings.seed is not None:
         keras.utils.set_random_seed(settings.seed)
@@ -347,12 +348,12 @@ def _compile(
     settings: Settings,
     data: image_datasets.ImageData,
     noise_multiplier: float,
-    make_private: Callable[..., tfdp.PrivateModel],
+    make_private: Callable[..., tfdp.PrivateModel] | None,
 ) -> tfdp.PrivateModel:
     options = {} if settings.momentum is None else {"momentum": settings.momentum}
     if settings.ema_decay is not None:
         options |= {"use_ema": True, "ema_momentum": settings.ema_decay, "ema_warmup": True}
-    private = make_private(
+    private = (make_private or tfdp.make_private)(
         model,
         physical_batch_size=settings.physical_batch_size,
         augmentation=AUGMENTATIONS[settings.augmentation](data.image_shape),
