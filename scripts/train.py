@@ -34,6 +34,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -104,7 +105,7 @@ def _train_in(
     if values.resume and (finished := _finished(run, shared)):
         return finished
     run = _begin_or_go_on(run, shared, resume=values.resume)
-    private = _private_model(settings, data, noise_multiplier, strategy)
+    private = private_model(settings, data, noise_multiplier, strategy)
     if run.epochs:
         train_checkpoint.restore(private, shared)
     else:
@@ -151,7 +152,7 @@ def _estimate(values: flags.FlagValues, strategy: tf.distribute.Strategy) -> dry
     data, _, _ = _load(values)
     settings = train_settings.settle(values, data)
     batches, noise_multiplier = _plan(settings, data, strategy.num_replicas_in_sync)
-    private = _private_model(settings, data, noise_multiplier, strategy)
+    private = private_model(settings, data, noise_multiplier, strategy)
     estimate = dry_run.estimate(private, settings, data, batches, noise_multiplier)
     print(estimate)
     return estimate
@@ -183,7 +184,7 @@ def _plan(
     settings: Settings, data: image_datasets.ImageData, replicas: int
 ) -> tuple[tfdp.sampling.PoissonDataset, float]:
     """How the run samples its batches, and the noise multiplier."""
-    batches = _batches(settings, data, replicas, settings.batch_size)
+    batches = batches_of(settings, data, replicas, settings.batch_size)
     noise_multiplier = settings.noise_multiplier
     if noise_multiplier is None:
         noise_multiplier = _calibrated(settings, batches, replicas)
@@ -191,17 +192,18 @@ def _plan(
         _check_that_a_step_fits(settings, batches)
     if settings.simulate_at is not None:  # Smaller batches, as many of them, noise in proportion.
         noise_multiplier *= settings.simulate_at / settings.batch_size
-        batches = _batches(settings, data, replicas, settings.simulate_at, len(batches))
+        batches = batches_of(settings, data, replicas, settings.simulate_at, len(batches))
     return batches, noise_multiplier
 
 
-def _batches(
+def batches_of(
     settings: Settings,
     data: image_datasets.ImageData,
     replicas: int,
     size: int,
     steps_per_epoch: int | None = None,
 ) -> tfdp.sampling.PoissonDataset:
+    """How batches of an expected size are sampled."""
     if not settings.static_batches:
         return data.train.poisson(size, steps_per_epoch)
     count = len(data.train)
@@ -323,13 +325,23 @@ def _check_that_a_step_fits(settings: Settings, batches: tfdp.sampling.PoissonDa
         )
 
 
-def _private_model(
+def private_model(
     settings: Settings,
     data: image_datasets.ImageData,
     noise_multiplier: float,
     strategy: tf.distribute.Strategy,
+    make_private: Callable[..., tfdp.PrivateModel] | None = None,
 ) -> tfdp.PrivateModel:
-    """The compiled model, on the strategy's devices."""
+    """The compiled model, on the strategy's devices.
+
+    Args:
+        settings: The settings.
+        data: The data.
+        noise_multiplier: The noise multiplier.
+        strategy: What it is trained under.
+        make_private: What makes it private: audits have a model of their own. Defaults to `None`,
+            `tfdp.make_private`.
+    """
     if settings.seed is not None:
         keras.utils.set_random_seed(settings.seed)
     policy = keras.config.dtype_policy()
@@ -339,7 +351,7 @@ def _private_model(
             model = _build(settings, data)
         finally:
             keras.config.set_dtype_policy(policy)
-        return _compile(model, settings, data, noise_multiplier)
+        return _compile(model, settings, data, noise_multiplier, make_private)
 
 
 def _release_statistics(
@@ -380,11 +392,12 @@ def _compile(
     settings: Settings,
     data: image_datasets.ImageData,
     noise_multiplier: float,
+    make_private: Callable[..., tfdp.PrivateModel] | None,
 ) -> tfdp.PrivateModel:
     options = {} if settings.momentum is None else {"momentum": settings.momentum}
     if settings.ema_decay is not None:
         options |= {"use_ema": True, "ema_momentum": settings.ema_decay, "ema_warmup": True}
-    private = tfdp.make_private(
+    private = (make_private or tfdp.make_private)(
         model,
         physical_batch_size=settings.physical_batch_size,
         augmentation=AUGMENTATIONS[settings.augmentation](data.image_shape),

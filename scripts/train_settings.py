@@ -569,6 +569,32 @@ def to_repeat(
     }
 
 
+def recorded(
+    record: dict[str, str | float | None], *, physical_batch_size: int | None, verbose: int
+) -> Settings:
+    """The settings of a run that was recorded, with the noise that it had.
+
+    Args:
+        record: What `to_repeat` made of them.
+        physical_batch_size: Examples in memory at a time, which the record leaves open.
+        verbose: How `fit` reports progress.
+
+    Raises:
+        KeyError: If the record lacks a setting.
+    """
+    made = (*_FREE, "activation", "screening")
+    fields = [field.name for field in dataclasses.fields(Settings) if field.name not in made]
+    return Settings(
+        **{name: record[name] for name in fields},
+        activation=parse_activation(record["activation"]),
+        screening=train_screening.recorded(record),
+        physical_batch_size=physical_batch_size,
+        random_access=record["image_size"] is not None,
+        output_dir="",
+        verbose=verbose,
+    )
+
+
 def refuse_other(before: dict[str, str | float | None], now: dict[str, str | float | None]) -> None:
     """Refuses to go on with a run of other settings, both as of `to_repeat`.
 

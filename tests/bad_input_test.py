@@ -1118,9 +1118,176 @@ CASES |= {
     ),
 }
 
+GUESSED = {"correct": 8, "guesses": 9, "canaries": 10}
+BAD_GUESSED = {
+    "correct": (*NATURAL, 10),
+    "guesses": (*NATURAL, 11),
+    "canaries": COUNT,
+    "delta": PROBABILITY,
+}
+SCORES, COINS = np.arange(4.0), np.array([True, False, True, False])
+SCORE_VECTOR = (None, "abc", [], [[1.0]], [1.0, math.nan], ["a"], [1.0, [2.0]], np.zeros(4, bool))
+COIN_VECTOR = (None, "abc", COINS[:3], COINS * 1, COINS[None])
+LABEL_VECTOR = (None, "abc", Y[:5], Y * 1.0, Y - 1, Y[None])
+EXAMPLES = (None, "x", np.zeros((0, 4)), np.array("text"), 1.0)
+CLAIM = ("1", [1.0], True, math.nan, -1.0)
+
+
+def canaries():
+    coins = np.array([True, False, True, False, True, False])
+    return tfdp.auditing.InsertedCanaries(X, Y, coins)
+
+
+@functools.cache  # Audits do not change it.
+def audited():
+    result = tfdp.auditing.AuditedModel(plain_model(), canaries=3, expected_batch_size=2)
+    result.compile(
+        tfdp.optimizers.VectorizedDPKerasSGDOptimizer(1.0, 1.0, learning_rate=0.1),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    result.train_on_batch(X, Y)
+    return result
+
+
+CASES |= {
+    "tfdp.auditing.guesses_p_value": a(
+        tfdp.auditing.guesses_p_value,
+        {**GUESSED, "epsilon": 1.0},
+        {**BAD_GUESSED, "epsilon": NON_NEGATIVE},
+    ),
+    "tfdp.auditing.epsilon_from_guesses": a(
+        tfdp.auditing.epsilon_from_guesses, GUESSED, {**BAD_GUESSED, "confidence": DELTA}
+    ),
+    "tfdp.auditing.one_run_audit": a(
+        tfdp.auditing.one_run_audit,
+        {"scores": SCORES, "included": COINS, "delta": 1e-5},
+        {
+            "scores": SCORE_VECTOR,
+            "included": COIN_VECTOR,
+            "delta": (*PROBABILITY, 1.0),
+            "guesses": (1, "ab", [], [1], [(5, 0)], [(0, 0)], [(1.0, 1)]),
+            "confidence": DELTA,
+            "claimed_epsilon": CLAIM,
+        },
+    ),
+    "tfdp.auditing.repeated_runs_audit": a(
+        tfdp.auditing.repeated_runs_audit,
+        {"scores_with": SCORES, "scores_without": SCORES, "delta": 1e-5},
+        {
+            "scores_with": (*SCORE_VECTOR, SCORES[:3]),
+            "scores_without": (*SCORE_VECTOR, SCORES[:3]),
+            "delta": DELTA,
+            "confidence": DELTA,
+            "claimed_epsilon": CLAIM,
+        },
+    ),
+    "tfdp.auditing.scores_of_runs": a(
+        tfdp.auditing.scores_of_runs,
+        {"train": float, "runs": 2},
+        {"train": (None, 1.0, lambda there: None, lambda there: math.nan), "runs": COUNT},
+    ),
+    "tfdp.auditing.membership_attack": a(
+        tfdp.auditing.membership_attack,
+        {
+            "member_losses": np.zeros(6),
+            "other_losses": np.zeros(6),
+            "member_labels": Y,
+            "other_labels": Y,
+        },
+        {
+            "member_losses": SCORE_VECTOR,
+            "other_losses": SCORE_VECTOR,
+            "member_labels": LABEL_VECTOR,
+            "other_labels": LABEL_VECTOR,
+        },
+    ),
+    "tfdp.auditing.example_losses": a(
+        tfdp.auditing.example_losses,
+        {"model": plain_model(), "x": X, "y": Y},
+        {
+            "model": MODEL,
+            "y": (None, "y", Y[:5], 1),
+            "loss": ("mse", 1.0, keras.losses.mean_squared_error),
+            "batch_size": COUNT,
+        },
+        free=("x",),
+    ),
+    "tfdp.auditing.InsertedCanaries": a(
+        tfdp.auditing.InsertedCanaries,
+        {"x": X[:4], "y": Y[:4], "included": COINS},
+        {
+            "x": (*EXAMPLES, X[:1]),
+            "y": (None, "y", Y[:3], Y[:4] * 1.0, Y[:4] - 1),
+            "included": COIN_VECTOR,
+        },
+    ),
+    "tfdp.auditing.InsertedCanaries.insert": a(
+        lambda: canaries().insert,
+        {"x": X, "y": Y},
+        {"x": (*EXAMPLES, X[:, :3]), "y": LABEL_VECTOR},
+        fresh=True,
+    ),
+    "tfdp.auditing.InsertedCanaries.scores": a(
+        lambda: canaries().scores,
+        {"model": plain_model()},
+        {"model": MODEL, "loss": ("mse", 1.0)},
+        fresh=True,
+    ),
+    "tfdp.auditing.mislabelled_canaries": a(
+        tfdp.auditing.mislabelled_canaries,
+        {"x": X, "y": Y, "count": 3, "num_classes": 2},
+        {
+            "x": (*EXAMPLES, X[:1]),
+            "y": (*LABEL_VECTOR, Y + 2),
+            "count": (*COUNT, 1, 7),
+            "num_classes": (*COUNT, 1),
+            "seed": optional(NATURAL),
+        },
+    ),
+    "tfdp.auditing.random_canaries": a(
+        tfdp.auditing.random_canaries,
+        {"input_shape": (4,), "count": 3, "num_classes": 2},
+        {
+            "input_shape": SHAPE,
+            "count": (*COUNT, 1),
+            "num_classes": (*COUNT, 1),
+            "seed": optional(NATURAL),
+        },
+    ),
+    "tfdp.auditing.AuditedModel": a(
+        tfdp.auditing.AuditedModel,
+        {"model": plain_model(), "canaries": 3},
+        {
+            "model": PRIVATE_MODEL["model"],
+            "canaries": (*COUNT, 1, 16),
+            "direction": CHOICE,
+            "examples_known": (None, 1, "yes"),
+            "seed": optional(NATURAL),
+        },
+        free=("kwargs",),
+    ),
+    "tfdp.auditing.AuditedModel.audit": a(
+        lambda: audited().audit,
+        {"delta": 1e-5},
+        {
+            "delta": DELTA,
+            "guesses": (1, [], [(4, 0)]),
+            "confidence": DELTA,
+            "accountant": CHOICE,
+        },
+        fresh=True,
+    ),
+}
+
 #: Public names that the package itself fills in: results, and parts of a training step, which get
 #: the tensors of that step.
 MADE_BY_THE_PACKAGE = {
+    "tfdp.auditing.ClassMembership",
+    "tfdp.auditing.Guesses",
+    "tfdp.auditing.MembershipAttack",
+    "tfdp.auditing.OneRunAudit",
+    "tfdp.auditing.RepeatedRunsAudit",
+    "tfdp.auditing.ThresholdTest",
     "tfdp.callbacks.NoisyThreshold.accept",
     "tfdp.callbacks.NoisyThreshold.prepare",
     "tfdp.callbacks.NoisyThreshold.score",

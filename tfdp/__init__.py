@@ -2,6 +2,7 @@
 
 from tfdp import (
     accounting,
+    auditing,
     callbacks,
     clipping,
     distribution,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PrivateModel",
     "accounting",
+    "auditing",
     "callbacks",
     "clipping",
     "distribution",

@@ -195,11 +195,13 @@ class PrivateStep(keras.Model):
                 floats = self._engine.floats_per_example
                 self._physical_size.assign(sampling.choose_physical_batch_size(floats))
         # Keras adds up over replicas what the optimizer is given here, once a step.
+        gradients = self._add_weight_regularization(self._noisy_means(sums, mechanism))
+        self.optimizer.apply_private_gradients(gradients, self.trainable_variables)
+
+    def _noisy_means(self, sums: list[tf.Tensor], mechanism: Mechanism) -> list[tf.Tensor]:
+        """All that a step releases of its batch, from the sums of clipped gradients."""
         noisy = self._noise.add(sums, self.optimizer.noise_stddev, self._replicas_in_sync)
-        gradients = [total / mechanism.denominator for total in noisy]
-        self.optimizer.apply_private_gradients(
-            self._add_weight_regularization(gradients), self.trainable_variables
-        )
+        return [total / mechanism.denominator for total in noisy]
 
     def _update_metrics(self, part: sampling.Batch, clipped: clipping.ClippedGradients) -> None:
         rows = (
