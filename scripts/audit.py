@@ -238,6 +238,11 @@ def _repeated_training(values: flags.FlagValues, report: Report, data: ImageData
     )
     if not isinstance(data.train, ArrayImages):
         raise UsageError("Canaries are added to images in memory. Received: image_size in the run")
+    if settings.features != "none":
+        raise UsageError(
+            "A training with --features is not repeated with canaries. "
+            f"Received: canaries={values.canaries}"
+        )
     for name in ("simulate_at", "screening"):
         if getattr(settings, name) is not None:
             raise UsageError(

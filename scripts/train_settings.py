@@ -582,12 +582,13 @@ def recorded(
     Raises:
         KeyError: If the record lacks a setting.
     """
-    made = (*_FREE, "activation", "screening")
+    made = (*_FREE, "activation", "screening", "statistics")
     fields = [field.name for field in dataclasses.fields(Settings) if field.name not in made]
     return Settings(
         **{name: record[name] for name in fields},
         activation=parse_activation(record["activation"]),
         screening=train_screening.recorded(record),
+        statistics=train_features.recorded(record),
         physical_batch_size=physical_batch_size,
         random_access=record["image_size"] is not None,
         output_dir="",

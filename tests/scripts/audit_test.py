@@ -151,6 +151,9 @@ def test_a_record_of_something_else_is_refused(trained, tmp_path):
     folder = change_record(trained, tmp_path / "simulated", settings={"simulate_at": 8})
     with pytest.raises(UsageError, match="--simulate_at is not repeated.*canaries=2"):
         audit_with(f"--from_training={folder}", "--canaries=2")
+    folder = change_record(trained, tmp_path / "features", settings={"features": "scattering"})
+    with pytest.raises(UsageError, match="--features is not repeated.*canaries=2"):
+        audit_with(f"--from_training={folder}", "--canaries=2")
     folder = change_record(trained, tmp_path / "empty")
     (folder / "model.keras").write_bytes(np.zeros(10, "uint8").tobytes())
     with pytest.raises(UsageError, match="cannot be loaded.*from_training="):
