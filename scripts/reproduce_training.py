@@ -1,6 +1,7 @@
 """What `reproduce.py` says about trainings by `train.py`: accuracy, and what it has cost."""
 
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -39,6 +40,7 @@ def result_of(row: Row, records: list[Record]) -> Record:
             record["history"].get("acceptance_rate", [1.0])[-1] for record in records
         ),
         "examples": statistics.mean(_examples(record) for record in records),
+        "epsilon_pld": records[0]["epsilon"]["pld"],
         "seconds": sum(record["seconds"] for record in records),
         "flags": row.flags,
     }
@@ -47,25 +49,11 @@ def result_of(row: Row, records: list[Record]) -> Record:
 def table(experiment: Experiment, results: dict[str, list[Record]]) -> str:
     """The results in Markdown."""
     lines = [experiment.question, ""]
-    columns = (
-        *("", "test accuracy, %", "by seed", "published", "trials", "kept", "examples"),
-        "true epsilon",
-    )
+    screened = any("screening" in r["flags"] for found in results.values() for r in found)
+    columns = {name: cell for name, cell in _COLUMNS.items() if screened or name not in _SCREENED}
     for title, found in results.items():
-        rows = [
-            (
-                r["label"],
-                layout.spread(r["accuracies"]),
-                ", ".join(f"{a:.2f}" for a in r["accuracies"]),
-                r["published"] or "",
-                f"{r['steps']:,.0f}",
-                f"{100 * r['kept']:.0f} %",
-                f"{r['examples']:,.0f}",
-                _spent(r),
-            )
-            for r in found
-        ]
-        lines += layout.table(title, columns, rows)
+        rows = [[cell(r) for cell in columns.values()] for r in found]
+        lines += layout.table(title, list(columns), rows)
     return "\n".join(lines)
 
 
@@ -74,10 +62,13 @@ def draw(experiment: Experiment, results: dict[str, list[Record]]) -> Figure:
     curves = all(r["x"] is not None for found in results.values() for r in found)
     rows = max(len(found) for found in results.values())
     height = 4 if curves else 1.2 + 0.45 * rows
-    figure = Figure(figsize=(6 * len(results), height), layout="constrained")
-    for axes, (title, found) in zip(
-        figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True
-    ):
+    across = len(results) if len(results) <= 3 else 2
+    down = -(-len(results) // across)
+    figure = Figure(figsize=(6 * across, down * height), layout="constrained")
+    places = figure.subplots(down, across, squeeze=False).ravel()
+    for axes in places[len(results) :]:
+        axes.set_axis_off()
+    for axes, (title, found) in zip(places, results.items(), strict=False):
         axes.set_title(title)
         if curves:
             by_series: dict[str, dict[float, list[float]]] = {}
@@ -122,3 +113,19 @@ def _spent(result: Record) -> str:
     if result["epsilon"] is None:
         return "simulated: not private"
     return f"{result['epsilon']:.2f}" + ("" if result["guaranteed"] else " (charged less)")
+
+
+#: Columns of the table by what they are called, and what is in them.
+_COLUMNS: dict[str, Callable[[Record], str]] = {
+    "": lambda r: r["label"],
+    "test accuracy, %": lambda r: layout.spread(r["accuracies"]),
+    "by seed": lambda r: ", ".join(f"{a:.2f}" for a in r["accuracies"]),
+    "published": lambda r: r["published"] or "",
+    "trials": lambda r: f"{r['steps']:,.0f}",
+    "kept": lambda r: f"{100 * r['kept']:.0f} %",
+    "examples": lambda r: f"{r['examples']:,.0f}",
+    "true epsilon": _spent,
+    "by PLD": lambda r: "" if r["epsilon_pld"] is None else f"{r['epsilon_pld']:.2f}",
+    "minutes a run": lambda r: f"{r['seconds'] / 60 / len(r['accuracies']):.1f}",
+}
+_SCREENED = ("trials", "kept")

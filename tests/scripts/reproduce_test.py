@@ -97,6 +97,7 @@ def test_rows_are_trained_once_with_every_seed_and_compared(
     table = (tmp_path / "table.md").read_text()
     assert f"| plain | {plain['mean']:.2f} ± {plain['stddev']:.2f} |" in table
     assert "| 98.1 |" in table and "(charged less)" in table and "Which is better?" in table
+    assert "| trials |" in table and f"| {plain['epsilon_pld']:.2f} |" in table
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
     assert table in capsys.readouterr().out
 
@@ -119,7 +120,8 @@ def test_a_training_that_fails_does_not_hide_the_others(commands, tmp_path, monk
     monkeypatch.setitem(experiments.EXPERIMENTS, "test", experiment)
     with pytest.raises(SystemExit, match="1 of 2 runs failed"):
         reproduced("--experiment=test", "--seeds=1", "--quick", f"--output_dir={tmp_path}")
-    assert "| plain |" in (tmp_path / "table.md").read_text()
+    table = (tmp_path / "table.md").read_text()
+    assert "| plain |" in table and "| trials |" not in table
     assert all("--epochs=1" in command for command in commands)
 
 

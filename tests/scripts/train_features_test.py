@@ -9,7 +9,15 @@ import pytest
 from absl import flags
 
 import tfdp
-from tfdp.scripts import image_datasets, train, train_checkpoint, train_features, train_settings
+from tfdp.scripts import (
+    experiments,
+    image_datasets,
+    reproduce_training,
+    train,
+    train_checkpoint,
+    train_features,
+    train_settings,
+)
 from tfdp.scripts.command_line import UsageError
 
 
@@ -49,8 +57,12 @@ def test_the_released_model_takes_images_and_all_of_it_is_charged(run, tmp_path)
     logits = released(tmp_path / "run").predict(x, verbose=0)
     assert np.mean(logits.argmax(1) == y) == pytest.approx(report.test_accuracy)
     statement = json.loads((tmp_path / "run" / "privacy_statement.json").read_text())
-    counts = {release["description"]: release["count"] for release in statement["releases"]}
+    counts = {release["description"]: release["steps"] for release in statement["releases"]}
     assert counts == {"Statistics of the data": 2, "DP-SGD training": 12}
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    row = experiments.Row("linear", "linear", {"dataset": "digits"})
+    repeated = reproduce_training.result_of(row, [record])
+    assert repeated["epsilon"] == pytest.approx(report.epsilon["rdp"])
     assert report.parameters == released(tmp_path / "run").count_params()
 
 
