@@ -168,6 +168,16 @@ def _variant_rows(dataset: str) -> tuple[Row, ...]:
             {**annealing, "public_examples": 4000},
         ),
         Row(
+            "annealing_early",
+            "annealing, the first 60 updates only",
+            {**annealing, "screening_decisions": 60},
+        ),
+        Row(
+            "annealing_by_epoch",
+            "annealing, whole epochs kept or undone",
+            {**annealing, "screening_each": "epoch"},
+        ),
+        Row(
             "threshold_tolerant",
             "by example, a loss higher by 0.01 is kept",
             {**by_example, "score_threshold": 0.1},

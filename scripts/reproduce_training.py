@@ -86,7 +86,9 @@ def draw(experiment: Experiment, results: dict[str, list[Record]]) -> Figure:
 
 def _trials(record: Record) -> int:
     """Updates that were worked out, whether kept or not."""
-    return int(record["history"].get("trials", [record["steps"]])[-1])
+    if record["settings"].get("charge") == "accepted":
+        return int(record["history"]["trials"][-1])
+    return record["steps"]
 
 
 def _examples(record: Record) -> int:

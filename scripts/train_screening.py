@@ -15,6 +15,8 @@ _OF_RULE = {
     "temperature_factor": "annealing",
     "max_rejections": "annealing",
     "public_examples": "annealing",
+    "screening_each": "annealing",
+    "screening_decisions": "annealing",
     "score_clip": "noisy_threshold",
     "score_threshold": "noisy_threshold",
     "score_noise_multiplier": "noisy_threshold",
@@ -25,6 +27,8 @@ _DEFAULTS = {
     "temperature_factor": 10.0,
     "max_rejections": 5,
     "public_examples": 256,
+    "screening_each": "step",
+    "screening_decisions": None,
     "score_clip": 0.001,
     "score_threshold": -1.0,
     "score_noise_multiplier": 1.0,
@@ -44,6 +48,8 @@ class Screening:
         temperature_factor: Of `SimulatedAnnealing`, as what follows.
         max_rejections: Rejections in a row.
         public_examples: Training images that are declared public and not trained on.
+        screening_each: Whether single updates or those of an epoch are kept or undone.
+        screening_decisions: After so many all that follows is kept; `None`: always decided.
         score_clip: Of `NoisyThreshold`, as what follows.
         score_threshold: In units of the clip.
         score_noise_multiplier: Noise on a score.
@@ -57,6 +63,8 @@ class Screening:
     temperature_factor: float | None
     max_rejections: int | None
     public_examples: int | None
+    screening_each: str | None
+    screening_decisions: int | None
     score_clip: float | None
     score_threshold: float | None
     score_noise_multiplier: float | None
@@ -100,6 +108,10 @@ def declare_flags(values: flags.FlagValues) -> None:
     of_rule(real, "temperature_factor", "k in the chance exp(-dE k t) of a worse update.")
     of_rule(whole, "max_rejections", "rejections in a row, before one update is kept anyway.")
     of_rule(whole, "public_examples", "last training images, declared public and not trained on.")
+    of_rule(
+        flags.DEFINE_enum, "screening_each", "what is kept or undone as one.", ["step", "epoch"]
+    )
+    of_rule(whole, "screening_decisions", "after so many, all that follows is kept.")
     of_rule(real, "score_clip", "bound on a difference of losses.")
     of_rule(real, "score_threshold", "a score below it, in units of the clip, keeps an update.")
     of_rule(real, "score_noise_multiplier", "noise on a score over its sensitivity.")
@@ -143,6 +155,16 @@ def settle(values: flags.FlagValues) -> Screening | None:
     for name in ("public_examples", "score_batch_size"):
         if given[name] is not None and given[name] < 1:
             raise UsageError(f"--{name} must be at least 1. Received: {name}={given[name]}")
+    if screening.screening_decisions is not None and screening.screening_decisions < 1:
+        raise UsageError(
+            "--screening_decisions must be at least 1. "
+            f"Received: screening_decisions={screening.screening_decisions}"
+        )
+    if screening.charge == "accepted" and screening.screening_each == "epoch":
+        raise UsageError(
+            "The papers' accounting is that of single updates. "
+            "Received: screening_charge=accepted, screening_each=epoch"
+        )
     if screening.charge == "accepted" and values.noise_multiplier is None:
         raise UsageError(
             "How many updates will be kept is not known beforehand: give --noise_multiplier, and "
@@ -195,6 +217,8 @@ def callback(
         data.train.arrays() if public is None else public,
         charge=screening.charge,
         restore_optimizer=screening.restore_optimizer,
+        each=screening.screening_each or "step",
+        decisions=screening.screening_decisions,
     )
 
 

@@ -758,6 +758,8 @@ CASES: dict[str, Case] = {
             "charge": CHOICE,
             "evaluation_batch_size": COUNT,
             "restore_optimizer": (None, 1.0, "no"),
+            "each": CHOICE,
+            "decisions": optional(COUNT),
         },
     ),
     "tfdp.distribution.strategy": a(

@@ -99,6 +99,49 @@ def test_the_state_of_the_optimizer_can_be_left_as_it_is():
         assert all(equal[:weights]) and not all(equal[weights:])
 
 
+def unchanged(snapshots):
+    """Whether each step left everything as it was before."""
+    return [
+        all(np.array_equal(b, a) for b, a in zip(before, after, strict=True))
+        for before, after in zip(snapshots.before, snapshots.after, strict=True)
+    ]
+
+
+def test_whole_epochs_are_kept_or_undone():
+    private, snapshots = private_model(SGD(1.0, 2.0, momentum=0.9)), Snapshots()
+    screening = callbacks.UpdateScreening(Scripted(True, False), PUBLIC, each="epoch")
+    history = fit(private, screening, snapshots, epochs=4)
+    assert len(snapshots.before) == 20 and not any(unchanged(snapshots)[:9])
+    for epoch, kept in enumerate([True, False, True, False]):
+        start, end = snapshots.before[5 * epoch], snapshots.after[5 * epoch + 4]
+        equal = [np.array_equal(a, b) for a, b in zip(start, end, strict=True)]
+        assert all(equal) is (not kept)
+    assert history["trials"] == [1, 2, 3, 4] and history["acceptance_rate"][-1] == 0.5
+    assert private.ledger.epsilon(1e-3) == pytest.approx(rdp_epsilon(1e-3, (2.0, 0.2, 20)), 1e-4)
+
+
+def test_after_so_many_decisions_everything_is_kept():
+    private, snapshots = private_model(), Snapshots()
+    screening = callbacks.UpdateScreening(Scripted(False), PUBLIC, decisions=7)
+    history = fit(private, screening, snapshots, epochs=2)
+    assert unchanged(snapshots) == [True] * 7 + [False] * 3
+    assert history["trials"] == [5, 7]
+    assert private.ledger.epsilon(1e-3) == pytest.approx(rdp_epsilon(1e-3, (2.0, 0.2, 10)), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ((X, Y), {"each": "epoch"}, "each='epoch'"),
+        ((X, Y), {"decisions": 3}, "decisions=3"),
+        (PUBLIC, {"each": "epoch", "charge": "accepted"}, "each='epoch', charge='accepted'"),
+    ],
+)
+def test_only_single_steps_are_decided_on_where_these_are_charged(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        callbacks.UpdateScreening(callbacks.NoisyThreshold(), data, **options)
+
+
 # What is charged.
 
 

@@ -51,6 +51,21 @@ def test_scores_are_part_of_the_budget(tmp_path):
     assert "screening score" in (tmp_path / "privacy_statement.txt").read_text()
 
 
+def test_epochs_and_the_first_decisions_can_be_screened_alone(tmp_path):
+    flags = ["--screening=annealing", "--public_examples=100", "--epochs=3"]
+    record = train_with(tmp_path, *flags, "--screening_each=epoch", "--screening_decisions=2")
+    assert record["history"]["trials"] == [1, 2, 2]
+    assert 0.99 * 8 < record["epsilon"]["rdp"] <= 8
+    with pytest.raises(UsageError, match="screening_decisions=0"):
+        train_with(tmp_path, *flags, "--screening_decisions=0")
+    with pytest.raises(UsageError, match="screening_each=epoch"):
+        train_with(
+            tmp_path,
+            *flags,
+            *("--screening_each=epoch", "--screening_charge=accepted", "--noise_multiplier=1"),
+        )
+
+
 def test_the_papers_accounting_has_no_epsilon(tmp_path):
     record = train_with(
         tmp_path,

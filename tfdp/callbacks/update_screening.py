@@ -45,13 +45,19 @@ class UpdateScreening(CallbackOfPrivateModel):
         evaluation_batch_size: Examples evaluated at a time. Defaults to 256.
         restore_optimizer: Whether a rejected update is also taken out of the state of the
             optimizer, its momentum above all. Defaults to ``True``.
+        each: ``"step"``: each update is kept or undone by itself. ``"epoch"``: all updates of an
+            epoch together, after the last of them (those of an epoch that a budget ends are kept);
+            for public evaluation data and ``charge="trials"``. Defaults to ``"step"``.
+        decisions: After so many decisions all that follows is kept without asking the rule; for
+            public evaluation data. Defaults to ``None``: the rule is always asked.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range. From ``fit``, before any step: if the rule needs
             public data and gets others, or looks at private data and does not say what that
-            releases; if the model is not private; or if several steps run at a time
-            (``steps_per_execution``), between which nothing can be undone.
+            releases; if ``each`` or ``decisions`` is for public data and these are not; if the
+            model is not private; or if several steps run at a time (``steps_per_execution``),
+            between which nothing can be undone.
 
     Formal guarantee: with ``charge="trials"`` the ledger holds every update and every score of
     private data, each charged before it is released. Which updates are kept is worked out from
@@ -82,6 +88,8 @@ class UpdateScreening(CallbackOfPrivateModel):
         charge: str = "trials",
         evaluation_batch_size: int = 256,
         restore_optimizer: bool = True,
+        each: str = "step",
+        decisions: int | None = None,
     ):
         super().__init__()
         if not isinstance(rule, ScreeningRule):
@@ -104,6 +112,20 @@ class UpdateScreening(CallbackOfPrivateModel):
                 f"{type(rule).__name__} measures the loss without noise, which only public data "
                 "allow: give it tfdp.sampling.public(x, y), or take NoisyThreshold for private "
                 f"data. Received: evaluation_data of type {type(evaluation_data).__name__}"
+            )
+        self.each = _validate.one_of("each", each, ("step", "epoch"))
+        if decisions is not None:
+            decisions = _validate.integer("decisions", decisions, minimum=1)
+        self.decisions = decisions
+        if self.each == "epoch" and self.charge == "accepted":
+            raise ValueError(
+                "The papers' accounting is that of single updates. "
+                "Received: each='epoch', charge='accepted'"
+            )
+        if not self.is_public and (self.each == "epoch" or decisions is not None):
+            raise ValueError(
+                "Scores of private data are charged with every step, so every step is decided on. "
+                f"Received: each={each!r}, decisions={decisions}"
             )
         self._prepared: Any = ()
 
@@ -147,10 +169,15 @@ class UpdateScreening(CallbackOfPrivateModel):
             self._resumed = True
         if self._undo is None:
             self._set_up()
-        self._remember()
-        self._prepared = self._prepare()
+        if self._is_asked() and (self.each == "step" or batch == 0):
+            self._remember()
+            self._prepared = self._prepare()
 
     def on_train_batch_end(self, batch, logs=None):
+        # Before Keras evaluates, which `on_epoch_end` comes after.
+        if not self._is_asked() or (self.each == "epoch" and batch + 1 < self.params["steps"]):
+            self._show(logs)
+            return
         accepted = bool(self._decide(self._prepared).numpy())
         if not accepted and self.charge == "accepted":
             self.model.forgive_step()
@@ -159,6 +186,9 @@ class UpdateScreening(CallbackOfPrivateModel):
 
     def on_epoch_end(self, epoch, logs=None):
         self._show(logs)
+
+    def _is_asked(self) -> bool:
+        return self.decisions is None or int(self.rule.state["trials"].numpy()) < self.decisions
 
     def _set_up(self) -> None:
         """Compiles what runs around each step, for the variables of the model."""
