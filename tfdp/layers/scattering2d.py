@@ -31,7 +31,7 @@ class Scattering2D(keras.layers.Layer):
         TypeError: If a number is not an integer.
         ValueError: If a number is out of range, or an image does not have more than `2 ** J`
             pixels in height and width.
-        ImportError: If kymatio is not installed: `pip install "tfdp[scattering]"`.
+        ImportError: If kymatio is not installed: `pip install kymatio`.
 
     Input shape:
         `(batch, height, width, channels)`, with height and width known.
@@ -68,7 +68,7 @@ class Scattering2D(keras.layers.Layer):
             from kymatio.scattering2d.frontend.tensorflow_frontend import ScatteringTensorFlow2D
         except ImportError as error:
             raise ImportError(
-                'Scattering2D needs kymatio: pip install "tfdp[scattering]"'
+                "Scattering2D needs kymatio: pip install kymatio"
             ) from error
         size = tuple(input_shape[1:3])
         if len(input_shape) != 4 or None in size or min(size) <= 2**self.J:
