@@ -9,4 +9,5 @@ import setuptools
 setuptools.setup(
     packages=[*setuptools.find_packages(include=["tfdp", "tfdp.*"]), "tfdp.scripts"],
     package_dir={"tfdp": "tfdp", "tfdp.scripts": "scripts"},
+    package_data={"tfdp": ["py.typed"]},
 )
