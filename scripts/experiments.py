@@ -346,7 +346,7 @@ def _accuracy_rows(dataset: str, epsilon: float, published: str) -> tuple[Row, .
             {**linear, "feature_statistics": "none"},
             _SCATTERED[dataset] if at_three else None,
         ),
-        Row(f"linear_{epsilon:g}", "the same, with private statistics", linear),
+        Row(f"linear_{epsilon:g}", "linear, with private statistics", linear),
     )
 
 
