@@ -5,8 +5,8 @@
     tfdp-train --dataset=mnist --noise_multiplier=1.1 --activation="tempered_sigmoid(1.58,3,0.71)"
 
 Flags that are not given come from a preset for the data set (`presets.py`). The results go to
-`--output_dir`: the released model, its privacy statement, `result.json`, a picture of the training
-and TensorBoard logs. None of them holds a metric of the training data, which privacy does not
+`--output_dir`: the released model, its privacy statement, `result.json`, a page for the browser
+(`report.html`), a picture of the training and TensorBoard logs. None of them holds a metric of the training data, which privacy does not
 protect; only the progress on the screen does.
 
 `--simulate_at` runs the same number of steps with a small batch, and noise in proportion, so that
@@ -31,6 +31,7 @@ epoch: with the weights, the optimizer and the privacy ledger of then, and with 
 
 import dataclasses
 import os
+import pathlib
 import shlex
 import sys
 import tempfile
@@ -48,6 +49,7 @@ from tfdp.scripts import (
     train_accounting,
     train_checkpoint,
     train_features,
+    train_page,
     train_report,
     train_screening,
     train_settings,
@@ -133,7 +135,14 @@ def _train_in(
         run=run,
         command=shlex.join(sys.argv),
     )
-    train_report.write(report, private.privacy_statement(settings.delta), folder)
+    statement = private.privacy_statement(settings.delta)
+    norms = train_page.gradient_norms(private.model, data.test)
+    with whole_files.replacing(os.path.join(folder, train_page.PAGE_FILE)) as path:
+        text = train_page.page(
+            report, statement, private.ledger, train_report.picture(report), norms
+        )
+        pathlib.Path(path).write_text(text, encoding="utf-8")
+    train_report.write(report, statement, folder)
     train_checkpoint.remove(folder)
     print(train_report.summary(report, folder))
     return report

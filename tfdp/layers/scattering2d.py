@@ -67,9 +67,7 @@ class Scattering2D(keras.layers.Layer):
         try:
             from kymatio.scattering2d.frontend.tensorflow_frontend import ScatteringTensorFlow2D
         except ImportError as error:
-            raise ImportError(
-                "Scattering2D needs kymatio: pip install kymatio"
-            ) from error
+            raise ImportError("Scattering2D needs kymatio: pip install kymatio") from error
         size = tuple(input_shape[1:3])
         if len(input_shape) != 4 or None in size or min(size) <= 2**self.J:
             raise ValueError(
