@@ -6,8 +6,8 @@
 
 Flags that are not given come from a preset for the data set (`presets.py`). The results go to
 `--output_dir`: the released model, its privacy statement, `result.json`, a page for the browser
-(`report.html`), a picture of the training and TensorBoard logs. None of them holds a metric of the training data, which privacy does not
-protect; only the progress on the screen does.
+(`report.html`), a picture of the training and TensorBoard logs. None of them holds a metric of the
+training data, which privacy does not protect; only the progress on the screen does.
 
 `--simulate_at` runs the same number of steps with a small batch, and noise in proportion, so that
 hyper-parameters can be found at a fraction of the compute. Such a run is not private: its model is

@@ -69,7 +69,7 @@ class Lives:
         assert_same_weights(model.get_weights(), state["weights"])
         assert sorted(path.name for path in self._folder.iterdir()) == [
             *("history.png", "logs", "model.keras"),
-            *("privacy_statement.json", "privacy_statement.txt", "result.json"),
+            *("privacy_statement.json", "privacy_statement.txt", "report.html", "result.json"),
         ]
 
 
@@ -112,15 +112,15 @@ def test_twenty_kills_at_random_moments(tmp_path):
 
 
 # Where a life ends, and the completed epochs that it leaves. A run writes a checkpoint before its
-# first epoch and after each; then model, statement as text and as JSON, picture and record.
+# first epoch and after each; then model, page, statement as text and as JSON, picture and record.
 WRITING = [
     (("half", 0), None),
     (("half", 1), 0),
     (("after", 1), 1),
     (("before", 0), 1),
     (("half", 1), 2),  # of the model
-    (("half", 4), 2),  # of the record
-    (("finished", 5), 2),
+    (("half", 5), 2),  # of the record
+    (("finished", 6), 2),
 ]
 
 
