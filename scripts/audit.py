@@ -60,14 +60,7 @@ def declare_flags(values: flags.FlagValues) -> None:
         kind(name, default, *args, help=text, flag_values=values)
 
     define(flags.DEFINE_string, "from_training", "runs/digits", "Folder of results of train.py.")
-    define(
-        flags.DEFINE_string,
-        "data_dir",
-        None,
-        "Folder of prepared TensorFlow Datasets. Defaults to the environment variable "
-        f"{image_datasets.DATA_DIR_VARIABLE}, and without it to TFDS's own default.",
-    )
-    define(flags.DEFINE_bool, "download", False, "Fetch and prepare the data set if missing.")
+    image_datasets.declare_flags(values)
     define(
         flags.DEFINE_integer,
         "canaries",

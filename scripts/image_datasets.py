@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 import numpy as np
+from absl import flags
 
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.images import ArrayImages, FileImages, Images
@@ -31,6 +32,20 @@ class ImageData:
     def image_shape(self) -> tuple[int, int, int]:
         """The shape of one image, `(height, width, channels)`."""
         return self.train.image_shape
+
+
+def declare_flags(values: flags.FlagValues) -> None:
+    """Defines the flags that say where data sets are, which all programs that load them have."""
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder of prepared TensorFlow Datasets. Defaults to the environment variable "
+        f"{DATA_DIR_VARIABLE}, and without it to TFDS's own default.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "download", False, "Fetch and prepare data sets that are missing.", flag_values=values
+    )
 
 
 def load(

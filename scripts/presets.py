@@ -68,6 +68,7 @@ _LINEAR = {
     "ema_decay": 0.95,
     "feature_statistics": "directions",
 }
+_FEATURES_OF_A_CHANNEL = 81
 SCATTERING_PRESETS = {
     "digits": Preset("linear", 256, 40, 4.0, target_epsilon=8.0, delta=1e-4, **_LINEAR),
     "mnist": Preset("linear", 4096, 40, 8.0, target_epsilon=2.93, delta=1e-5, **_LINEAR),
@@ -130,7 +131,8 @@ def preset_for(dataset: str, image_shape: tuple[int, ...], features: str = "none
     presets = PRESETS if features == "none" else SCATTERING_PRESETS
     if dataset in presets:
         return presets[dataset]
-    return presets["cifar10" if image_shape[-1] % 3 == 0 and image_shape[-1] != 81 else "mnist"]
+    in_colour = image_shape[-1] == (3 if features == "none" else 3 * _FEATURES_OF_A_CHANNEL)
+    return presets["cifar10" if in_colour else "mnist"]
 
 
 ModelBuilder = Callable[..., keras.Model]
@@ -179,7 +181,7 @@ def _linear(activation, *, input_shape, num_classes: int) -> keras.Model:
 def _scattering_cnn(activation, *, input_shape, num_classes: int) -> keras.Model:
     return tfdp.models.scattering_cnn(
         activation,
-        "wide" if input_shape[-1] == 243 else "narrow",  # of colours, or of grey
+        "wide" if input_shape[-1] == 3 * _FEATURES_OF_A_CHANNEL else "narrow",
         input_shape=input_shape,
         num_classes=num_classes,
     )

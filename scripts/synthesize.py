@@ -95,8 +95,7 @@ def declare_flags(values: flags.FlagValues) -> None:
     define(text, "inception_weights", None, "Weights of Inception, to judge by its features.")
     define(whole, "seed", 0, "Of weights, draws and pictures; privacy never rests on it.")
     define(text, "output_dir", None, "Folder. Defaults to runs/<sensitive>_<method>.")
-    define(text, "data_dir", None, "Folder of prepared TFDS data. Defaults to TFDP_DATA_DIR.")
-    define(flags.DEFINE_bool, "download", False, "Whether TFDS may fetch what is not prepared.")
+    image_datasets.declare_flags(values)
     define(whole, "verbose", 2, "0: silent; 1: progress bars; 2: a line an epoch.", lower_bound=0)
 
 

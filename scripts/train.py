@@ -371,10 +371,8 @@ def _release_statistics(
     """Measures the statistics, charges for them, and sets them in the model's first layer."""
     found = statistics.measure(data.train)
     found.charge(private.ledger)
-    layer = found.layer()
-    private.model.get_layer("statistics").set_statistics(
-        layer.mean, layer.directions, layer.factors
-    )
+    layer = private.model.get_layer("statistics")
+    layer.set_statistics(found.mean, found.directions, found.factors)
 
 
 def _build(settings: Settings, data: image_datasets.ImageData) -> keras.Model:

@@ -1,7 +1,7 @@
 """The page `report.html` of a training run: it opens in any browser, and loads nothing else.
 
-It shows nothing that privacy does not cover: gradient norms are those of test images, at the
-released weights.
+It shows nothing of the training images that epsilon does not cover: accuracy and gradient norms are
+those of the images that the run was evaluated on.
 """
 
 import base64
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 import tfdp
 from tfdp import clipping
 from tfdp.scripts.images import Images
-from tfdp.scripts.train_report import Report
+from tfdp.scripts.train_report import Report, tidy
 
 PAGE_FILE = "report.html"
 _IMAGES = 512
@@ -151,7 +151,7 @@ def _norms(norms: np.ndarray, clip: float) -> Figure:
         f" clip norm {clip:g}", (clip, 0.9), xycoords=("data", "axes fraction"), color="tab:red"
     )
     axes.set(xscale="log", xlabel="norm of an image's gradient", ylabel="images")
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -165,13 +165,8 @@ def _curve(ledger: tfdp.accounting.PrivacyLedger, delta: float) -> Figure:
     axes.set(xscale="log", xlabel="delta", ylabel="epsilon")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    _tidy(axes)
+    tidy(axes)
     return figure
-
-
-def _tidy(axes) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _image(figure: Figure, text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -244,10 +245,15 @@ def picture(report: Report) -> Figure:
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     figure.suptitle(f"{report.dataset}: {report.model} with {report.activation}")
     return figure
+
+
+def tidy(axes: Axes) -> None:
+    """The look of all pictures of a run."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _finite(value: float) -> float | None:

@@ -49,14 +49,7 @@ def declare_flags(values: flags.FlagValues) -> None:
         f"Data set: one with a preset ({', '.join(PRESETS)}) or another image classification set "
         "of TensorFlow Datasets.",
     )
-    define(
-        text,
-        "data_dir",
-        None,
-        "Folder of prepared TensorFlow Datasets. Defaults to the environment variable "
-        f"{image_datasets.DATA_DIR_VARIABLE}, and without it to TFDS's own default.",
-    )
-    define(flags.DEFINE_bool, "download", False, "Fetch and prepare the data set if missing.")
+    image_datasets.declare_flags(values)
     define(
         flags.DEFINE_bool,
         "random_access",
@@ -94,8 +87,9 @@ def declare_flags(values: flags.FlagValues) -> None:
     define(
         real,
         "statistics_noise_multiplier",
-        20.0,
-        "Noise of --feature_statistics as a multiple of their sensitivity.",
+        None,
+        "Noise of --feature_statistics as a multiple of their sensitivity. Defaults to "
+        f"{train_features.NOISE_MULTIPLIER:g}.",
     )
     define(whole, "num_directions", None, f"For --feature_statistics=directions. {_DEFAULT}")
     define(
@@ -400,10 +394,15 @@ def _check_features(values: flags.FlagValues) -> None:
     )
     _require(values, "num_directions", "at least 1", lambda value: value >= 1)
     if values.features == "none":
-        for name in ("feature_statistics", "num_directions"):
+        for name in ("feature_statistics", "num_directions", "statistics_noise_multiplier"):
             if getattr(values, name) not in (None, "none"):
                 raise UsageError(f"--{name} is for --features=scattering. Received: features=none")
         return
+    if values.statistics_noise_multiplier is not None and values.feature_statistics == "none":
+        raise UsageError(
+            "--statistics_noise_multiplier is for --feature_statistics. "
+            "Received: feature_statistics=none"
+        )
     if values.num_directions is not None and values.feature_statistics in ("none", "mean"):
         raise UsageError(
             "--num_directions is for --feature_statistics=directions. "
@@ -535,7 +534,8 @@ def _statistics(
             f"--num_directions must be at most {size}, the number of features. "
             f"Received: num_directions={directions}"
         )
-    return train_features.Statistics(kind, values.statistics_noise_multiplier, directions)
+    noise_multiplier = values.statistics_noise_multiplier or train_features.NOISE_MULTIPLIER
+    return train_features.Statistics(kind, noise_multiplier, directions)
 
 
 def to_repeat(

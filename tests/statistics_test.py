@@ -73,6 +73,18 @@ def test_directions_that_noise_could_have_made_stay_as_they_are():
     np.testing.assert_array_equal(lost.layer().factors, [1, 1, 1])
 
 
+def test_data_that_do_not_vary_are_only_centred():
+    flat = statistics.measure(
+        np.full((50, 4), 3.0), l2_norm_clip=1e3, noise_multiplier=0.0, num_directions=2
+    )
+    np.testing.assert_array_equal(flat.factors, [1, 1])
+    along_one = np.zeros((50, 4))
+    along_one[::2, 0] = 2.0
+    line = statistics.measure(along_one, l2_norm_clip=1e3, noise_multiplier=0.0, num_directions=4)
+    assert np.isfinite(line.factors).all() and (line.factors > 0).all()
+    assert (line.factors[1:] == 1).all()
+
+
 finite = st.floats(-(2.0**100), 2.0**100, allow_nan=False, width=32)
 data = arrays.arrays(
     "float32", arrays.array_shapes(min_dims=2, max_dims=3, max_side=5), elements=finite

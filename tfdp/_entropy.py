@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -15,6 +16,11 @@ def signed_64_bits() -> int:
 def fresh_seed() -> tuple[int, int]:
     """A seed of 128 random bits, for TensorFlow's stateless functions."""
     return signed_64_bits(), signed_64_bits()
+
+
+def fresh_numpy_generator() -> np.random.Generator:
+    """A generator of NumPy that starts from 128 random bits."""
+    return np.random.default_rng([bits + 2**63 for bits in fresh_seed()])
 
 
 def fresh_generator() -> tf.random.Generator:

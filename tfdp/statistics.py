@@ -75,10 +75,24 @@ class Statistics:
             event, count = event.event, event.count
         ledger.charge(event, count, description="Statistics of the data", details=details)
 
-    def layer(self, **kwargs: Any) -> PrincipalScaling:
-        """A layer that centres inputs, and scales the directions down to the weakest of them.
+    @property
+    def factors(self) -> np.ndarray:
+        """What inputs are multiplied by along each direction, at most 1, float32.
 
-        Those that are not above the noise floor stay as they are.
+        All directions that stand out of the noise come down to the weakest of them; the others
+        stay as they are.
+        """
+        if not len(self.variances):
+            return self.variances
+        rounding = np.finfo("float32").eps * self.variances[0]
+        weakest = np.float32(max(self.variances[-1], self.noise_floor, rounding))
+        strong = self.variances > weakest
+        return np.sqrt(
+            np.divide(weakest, self.variances, np.ones_like(self.variances), where=strong)
+        )
+
+    def layer(self, **kwargs: Any) -> PrincipalScaling:
+        """A layer that centres inputs, and multiplies them along the directions by `factors`.
 
         Args:
             **kwargs: The arguments of `keras.layers.Layer`, such as `name`.
@@ -88,9 +102,7 @@ class Statistics:
         """
         layer = PrincipalScaling(self.directions.shape[1], **kwargs)
         layer.build((None, *self.mean.shape))
-        weakest = np.maximum(self.variances[-1:], self.noise_floor)
-        factors = np.sqrt(weakest / np.maximum(self.variances, weakest))
-        layer.set_statistics(self.mean, self.directions, factors)
+        layer.set_statistics(self.mean, self.directions, self.factors)
         return layer
 
 

@@ -67,10 +67,13 @@ def test_the_released_model_takes_images_and_all_of_it_is_charged(run, tmp_path)
 
 
 def test_statistics_take_a_share_of_the_budget(run, tmp_path):
-    flag = "--statistics_noise_multiplier=3"
+    flags_of = {
+        "none": [],
+        **dict.fromkeys(("mean", "directions"), ["--statistics_noise_multiplier=3"]),
+    }
     noise = [
-        run(f"--output_dir={tmp_path / kind}", f"--feature_statistics={kind}", flag, "--epochs=1")
-        for kind in ("none", "mean", "directions")
+        run(f"--output_dir={tmp_path / kind}", f"--feature_statistics={kind}", *more, "--epochs=1")
+        for kind, more in flags_of.items()
     ]
     none, mean, both = (report.noise_multiplier for report in noise)
     assert none < mean < both
@@ -160,6 +163,11 @@ def test_the_published_network_on_features_trains(run):
         (["--features=none", "--feature_statistics=mean"], "--feature_statistics is for --feat"),
         (["--features=none", "--num_directions=3"], "--num_directions is for --features"),
         (["--feature_statistics=mean", "--num_directions=3"], "feature_statistics=mean"),
+        (["--features=none", "--statistics_noise_multiplier=3"], "--statistics_noise_multiplier"),
+        (
+            ["--feature_statistics=none", "--statistics_noise_multiplier=3"],
+            "feature_statistics=none",
+        ),
         (["--num_directions=0"], "num_directions=0"),
         (["--num_directions=325"], "at most 324.*num_directions=325"),
         (["--statistics_noise_multiplier=0"], r"statistics_noise_multiplier=0\.0"),

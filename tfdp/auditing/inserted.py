@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfdp import _validate
+from tfdp import _entropy, _validate
 from tfdp.auditing import result
 from tfdp.auditing.membership import example_losses
 
 
 def fair_coins(count: int, seed: int | None) -> tuple[np.ndarray, np.random.Generator]:
     """Independent fair coins, and a generator for what else is drawn."""
-    random = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
+    random = _entropy.fresh_numpy_generator() if seed is None else np.random.default_rng(seed)
     return random.random(count) < 0.5, random
 
 
