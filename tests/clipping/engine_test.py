@@ -407,3 +407,17 @@ def test_layers_of_different_precision():
     sums, norms, *_ = run(engine_for(model, 0.1), x, y)
     np.testing.assert_allclose(norms, reference.norms(per_example), rtol=1e-5)
     reference.assert_close(sums, reference.clipped_sum(per_example, 0.1))
+
+
+def test_gradients_of_losses_that_float16_cannot_hold_are_kept_by_scaling():
+    shell = keras.Model()
+    shell.compile(
+        loss=lambda y, y_pred: 1e-8 * keras.ops.sum(keras.ops.cast(y_pred, "float32"), -1)
+    )
+    loss = clipping.PerExampleLoss(shell._compile_loss)
+    outputs = tf.zeros([3, 2], tf.float16)
+    with tf.GradientTape() as tape:
+        tape.watch(outputs)
+        total = 256.0 * tf.reduce_sum(loss(tf.zeros([3, 2]), outputs, None))
+    gradient = tape.gradient(total, outputs)
+    np.testing.assert_allclose(gradient, np.full((3, 2), 2.56e-6), rtol=0.03)
