@@ -1,6 +1,7 @@
 # The virtual environment of the checkout, for the scripts beside this file; to be sourced.
 #
-# TFDP_VENV names another folder for the environment than .venv.
+# TFDP_VENV names another folder for the environment than .venv, TFDP_PYTHON another Python to make
+# it with than the first that is found.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=${TFDP_VENV:-.venv}
@@ -21,15 +22,20 @@ prepare_environment() {
   wanted=$(cat pyproject.toml setup.py | cksum)
   if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
     echo "Installing tfdp${extra:+ with what its ${extra}s need} (a few minutes the first time)" >&2
-    "$PYTHON" -m pip install --quiet --editable ".${extra:+[$extra]}"
+    install ".${extra:+[$extra]}"
     echo "$wanted" | tee "$stamp" > "$VENV/tfdp-installed"
   fi
+}
+
+# install REQUIREMENT: the newest release of everything that tfdp needs.
+install() {
+  "$PYTHON" -m pip install --quiet --editable "$1"
 }
 
 # supported_python: prints a Python that can run tfdp, or says what is missing.
 supported_python() {
   local name
-  for name in python3.11 python3.12 python3.13 python3.10 python3; do
+  for name in ${TFDP_PYTHON:-python3.11 python3.12 python3.13 python3.10 python3}; do
     # Found is not enough: it may be a stand-in for a version that is not installed, or lack venv.
     if "$name" -c 'import ensurepip, sys, venv
 assert (3, 10) <= sys.version_info < (3, 14)' 2>/dev/null; then
@@ -37,7 +43,7 @@ assert (3, 10) <= sys.version_info < (3, 14)' 2>/dev/null; then
       return
     fi
   done
-  echo "tfdp needs Python 3.10, 3.11, 3.12 or 3.13 with its venv module; none was found." >&2
+  echo "tfdp needs Python 3.10, 3.11, 3.12 or 3.13 with its venv module; none was found${TFDP_PYTHON:+ at TFDP_PYTHON=$TFDP_PYTHON}." >&2
   echo "(On Debian and Ubuntu: apt install python3 python3-venv)" >&2
   return 1
 }

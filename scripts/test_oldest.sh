@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Runs the tests with the oldest release that pyproject.toml allows of everything it names.
+#
+#     bash scripts/test_oldest.sh [arguments of pytest]
+#
+# In a virtual environment of its own, .venv-oldest.
+set -euo pipefail
+export TFDP_VENV=${TFDP_VENV:-.venv-oldest}
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+# install REQUIREMENT: by uv, because pip has no such choice of releases.
+install() {
+  "$PYTHON" -m pip install --quiet uv
+  "$VENV/bin/uv" pip install --quiet --python="$PYTHON" --resolution=lowest-direct --editable "$1"
+}
+
+prepare_environment test
+# What old releases use of newer ones may be deprecated there by now.
+quietly "$PYTHON" -m pytest -W ignore::DeprecationWarning \
+  --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
