@@ -122,8 +122,9 @@ def write(experiment: Experiment, folder: pathlib.Path, seeds: int) -> str | Non
     for name, content in (("table.md", text), ("results.json", json.dumps(results, indent=2))):
         with whole_files.replacing(str(folder / name)) as path:
             pathlib.Path(path).write_text(content)
-    with whole_files.replacing(str(folder / "results.png")) as path:
-        report.draw(experiment, results).savefig(path, dpi=150)
+    for name, picture in report.pictures(experiment, results).items():
+        with whole_files.replacing(str(folder / name)) as path:
+            picture.savefig(path, dpi=150)
     return text
 
 

@@ -89,7 +89,12 @@ def table(experiment: Experiment, results: dict[str, list[Record]]) -> str:
     return "\n".join(lines)
 
 
-def draw(experiment: Experiment, results: dict[str, list[Record]]) -> Figure:
+def pictures(experiment: Experiment, results: dict[str, list[Record]]) -> dict[str, Figure]:
+    """The picture, by the name of its file."""
+    return {"results.png": _draw(experiment, results)}
+
+
+def _draw(experiment: Experiment, results: dict[str, list[Record]]) -> Figure:
     """Accuracy and distance by row, or over the setting that rows differ in."""
     figure = Figure(figsize=(6 * len(results), 7), layout="constrained")
     for column, (title, found) in zip(

@@ -41,6 +41,11 @@ def result_of(row: Row, records: list[Record]) -> Record:
         ),
         "examples": statistics.mean(_examples(record) for record in records),
         "epsilon_pld": records[0]["epsilon"]["pld"],
+        "activation_norms": {
+            name: [record["history"][name] for record in records]
+            for name in records[0]["history"]
+            if name.startswith("activation_norm_")
+        },
         "seconds": sum(record["seconds"] for record in records),
         "flags": row.flags,
     }
@@ -57,7 +62,39 @@ def table(experiment: Experiment, results: dict[str, list[Record]]) -> str:
     return "\n".join(lines)
 
 
-def draw(experiment: Experiment, results: dict[str, list[Record]]) -> Figure:
+def pictures(experiment: Experiment, results: dict[str, list[Record]]) -> dict[str, Figure]:
+    """The pictures, by the names of their files: of accuracies, and of activations if measured."""
+    drawn = {"results.png": _draw(experiment, results)}
+    measured = {
+        title: [r for r in found if r["activation_norms"]] for title, found in results.items()
+    }
+    measured = {title: found for title, found in measured.items() if found}
+    if measured:
+        drawn["activations.png"] = _draw_activations(measured)
+    return drawn
+
+
+def _draw_activations(results: dict[str, list[Record]]) -> Figure:
+    """How the outputs of the first activation grow while a network trains, a line a row."""
+    figure = Figure(figsize=(6 * len(results), 4), layout="constrained")
+    for axes, (title, found) in zip(
+        figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True
+    ):
+        for number, r in enumerate(found):
+            for norms in r["activation_norms"]["activation_norm_0"]:
+                epochs = range(1, len(norms) + 1)
+                label = (
+                    r["label"] if norms is r["activation_norms"]["activation_norm_0"][0] else None
+                )
+                axes.plot(epochs, norms, color=f"C{number}", alpha=0.7, label=label)
+        axes.set(title=title, xlabel="epoch", ylabel="norm of the first activation, test images")
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure
+
+
+def _draw(experiment: Experiment, results: dict[str, list[Record]]) -> Figure:
     """Accuracy by row, or over the setting that rows differ in."""
     curves = all(r["x"] is not None for found in results.values() for r in found)
     rows = max(len(found) for found in results.values())

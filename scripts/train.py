@@ -47,6 +47,7 @@ from tfdp.scripts import (
     dry_run,
     image_datasets,
     train_accounting,
+    train_activations,
     train_checkpoint,
     train_features,
     train_page,
@@ -266,6 +267,9 @@ def _fit(
     screening = []
     if settings.screening is not None:
         screening = [train_screening.callback(settings.screening, data, public)]
+    measured = []
+    if settings.activation_norms:
+        measured = [train_activations.ActivationNorms(private.model, data.test)]
     try:
         private.fit(
             batches,
@@ -281,6 +285,7 @@ def _fit(
                     settings.accountant,
                 ),
                 *([] if settings.ema_decay is None else [keras.callbacks.SwapEMAWeights()]),
+                *measured,
                 train_checkpoint.CheckpointEachEpoch(run, folder),
                 _ReleasableTensorBoard(run, os.path.join(folder, "logs"), write_graph=False),
             ],
@@ -377,6 +382,11 @@ def _release_statistics(
 
 def _build(settings: Settings, data: image_datasets.ImageData) -> keras.Model:
     model = _network(settings, data)
+    if settings.activation_norms and not train_activations.activations_of(model):
+        raise command_line.UsageError(
+            "--activation_norms needs a network with layers that are activations. "
+            f"Received: model={settings.model}"
+        )
     if settings.statistics is None:
         return model
     return train_features.with_scaling(model, settings.statistics.num_directions)

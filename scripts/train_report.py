@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 import tfdp
-from tfdp.scripts import train_settings, whole_files
+from tfdp.scripts import train_activations, train_settings, whole_files
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.image_datasets import ImageData
 from tfdp.scripts.train_checkpoint import Run
@@ -118,6 +118,7 @@ def make(
             "test_accuracy": run.column("val_accuracy"),
             "epsilon": [_finite(value) for value in run.column("epsilon")],
             **({} if settings.screening is None else _screening_history(run)),
+            **_activation_history(run),
         },
         versions={
             "python": platform.python_version(),
@@ -141,6 +142,12 @@ def _epsilons(ledger: tfdp.accounting.PrivacyLedger, delta: float) -> dict[str, 
 
 def _screening_history(run: Run) -> dict[str, list[float]]:
     return {name: run.column(name) for name in ("trials", "acceptance_rate")}
+
+
+def _activation_history(run: Run) -> dict[str, list[float]]:
+    """What was measured of the activations, if they were."""
+    names = [name for name in run.epochs[0] if name.startswith(train_activations.METRIC)]
+    return {name.removeprefix("val_"): run.column(name) for name in names}
 
 
 def model_file(folder: str, *, simulated: bool) -> str:
@@ -204,11 +211,14 @@ def summary(report: Report, folder: str) -> str:
 
 
 def picture(report: Report) -> Figure:
-    """Test accuracy and epsilon by epoch, side by side."""
+    """Test accuracy, epsilon, and activations if they were measured, by epoch, side by side."""
     accuracy, spent = report.history["test_accuracy"], report.history["epsilon"]
+    norms = [name for name in report.history if name.startswith("activation_norm_")]
     epochs = np.arange(1, len(accuracy) + 1)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    count = 3 if norms else 2
+    figure = Figure(figsize=(4.5 * count, 3.6), layout="constrained")
+    places = figure.subplots(1, count)
+    left, right = places[:2]
 
     left.plot(epochs, accuracy, color="tab:blue", linewidth=2, marker=".")
     left.annotate(
@@ -242,7 +252,13 @@ def picture(report: Report) -> Figure:
     right.set(title=f"Epsilon spent ({report.accountant.upper()}, delta = {report.delta:g})")
     right.set_ylim(bottom=0)
 
-    for axes in (left, right):
+    for number, name in enumerate(norms, 1):
+        places[2].plot(epochs, report.history[name], label=f"activation {number}", marker=".")
+    if norms:
+        places[2].set(title="Mean norm of activations, test images", yscale="log")
+        places[2].legend()
+
+    for axes in places:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)

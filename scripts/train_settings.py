@@ -212,6 +212,12 @@ def declare_flags(values: flags.FlagValues) -> None:
         "Evaluate on so many of the last training images, which are not trained on, in place of "
         "the test images: for tuning.",
     )
+    define(
+        flags.DEFINE_bool,
+        "activation_norms",
+        False,
+        "Measure after every epoch how large the activations of 512 test images are.",
+    )
     train_screening.declare_flags(values)
     define(text, "output_dir", None, "Folder for the results. Defaults to runs/<dataset>.")
     define(
@@ -265,6 +271,8 @@ class Settings:
         image_size: The size that images are brought to; `None`: they stay as they are.
         features: What is trained on, a name in `train_features.FEATURES`.
         statistics: The private statistics that features are scaled by; `None`: there are none.
+        activation_norms: Whether activations are measured after every epoch.
+        activation_norms: Whether activations are measured.
         output_dir: The folder for the results.
         verbose: How `fit` reports progress.
     """
@@ -294,6 +302,7 @@ class Settings:
     image_size: int | None
     features: str
     statistics: train_features.Statistics | None
+    activation_norms: bool
     output_dir: str
     verbose: int
 
@@ -515,6 +524,7 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         image_size=image_size(values),
         features=values.features,
         statistics=_statistics(values, given, data),
+        activation_norms=values.activation_norms,
         output_dir=output_dir(values),
         verbose=int(values.verbose),
     )
