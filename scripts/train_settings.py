@@ -377,7 +377,9 @@ def check_flags(values: flags.FlagValues) -> None:
     if values.secure_noise and values.strategy != "none":
         raise UsageError(f"--secure_noise is for one device. Received: strategy={values.strategy}")
     if values.secure_noise and values.noise_multiplier == 0:
-        raise UsageError("--secure_noise needs noise. Received: noise_multiplier=0")
+        raise UsageError(
+            f"--secure_noise needs noise. Received: noise_multiplier={values.noise_multiplier}"
+        )
     _check_features(values)
     screening = train_screening.settle(values)
     if static_batches(values) and (random_access(values) or screening is not None):

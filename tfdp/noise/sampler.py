@@ -17,7 +17,7 @@ _WORD = 32
 
 
 class DiscreteGaussianSampler:
-    """The discrete Gaussian on the integers: ``P[x]`` is proportional to ``exp(-x^2 / 2 stddev^2)``.
+    """The discrete Gaussian on the integers: ``P[x]`` is in proportion to ``exp(-x^2 / 2 stddev^2)``.
 
     A table is made once, by the alias method of Walker and Vose in exact integers. A draw takes the
     same few steps whatever comes out: a column from the lowest bits of a random word, and the rest
