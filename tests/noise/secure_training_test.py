@@ -58,6 +58,12 @@ def test_updates_have_the_law_of_the_fast_source(options):
     assert stats.ks_2samp(draws, fast).pvalue > 1e-4
 
 
+def test_a_strategy_of_one_device_trains():
+    with tfdp.distribution.strategy("mirrored", devices=["CPU:0"]).scope():
+        private = private_model()
+    assert stats.kstest(noise_of(private), "norm").pvalue > 1e-4
+
+
 def test_each_update_is_a_multiple_of_the_grid():
     private = private_model()
     private.model.layers[0].kernel.assign(tf.zeros([50, 40]))

@@ -17,12 +17,14 @@ _WORD = 32
 
 
 class DiscreteGaussianSampler:
-    """The discrete Gaussian on the integers: ``P[x]`` is in proportion to ``exp(-x^2 / 2 stddev^2)``.
+    """The discrete Gaussian on the integers.
+
+    It gives ``x`` a probability in proportion to ``exp(-x^2 / (2 stddev^2))``.
 
     A table is made once, by the alias method of Walker and Vose in exact integers. A draw takes the
-    same few steps whatever comes out: a column from the lowest bits of a random word, and the rest
-    of the word, as the first bits of a uniform number, against the column's threshold. Where these
-    bits are equal to the threshold's own, all others decide: so no bit of a threshold is lost.
+    same few steps whatever comes out: the lowest bits of a random word choose a column, and the
+    others are the first bits of a uniform number, which is compared with the column's threshold.
+    Where these equal the threshold's own first bits, further ones decide: no bit of it is lost.
 
     Args:
         stddev: The parameter ``sigma``, positive and at most 4096: what is kept grows with it.
