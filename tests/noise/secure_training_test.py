@@ -74,18 +74,14 @@ def test_each_update_is_a_multiple_of_the_grid():
     assert np.unique(weights).size > 1990
 
 
-def test_a_model_learns_what_it_learns_with_the_fast_source():
+def test_a_model_learns():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 5)).astype("float32")
     y = x @ rng.normal(size=(5, 1)).astype("float32")
-    losses = []
-    for secure in (True, False):
-        dense = keras.layers.Dense(1, kernel_initializer="zeros")
-        private = private_model(secure, keras.Sequential([keras.Input((5,)), dense]), rate=0.3)
-        start = private.evaluate(x, y, verbose=0)
-        private.fit(x, y, batch_size=100, epochs=20, verbose=0)
-        losses.append(private.evaluate(x, y, verbose=0) / start)
-    assert max(losses) < 0.1
+    dense = keras.layers.Dense(1, kernel_initializer="zeros")
+    private = private_model(model=keras.Sequential([keras.Input((5,)), dense]), rate=0.3)
+    private.fit(x, y, batch_size=100, epochs=20, verbose=0)
+    assert np.mean((private.predict(x, verbose=0) - y) ** 2) < 0.1 * np.mean(y**2)
 
 
 def test_what_is_charged_is_the_same_and_the_statement_names_the_source():
