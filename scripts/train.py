@@ -425,6 +425,7 @@ def _compile(
             l2_norm_clip=settings.l2_norm_clip,
             noise_multiplier=noise_multiplier,
             learning_rate=settings.learning_rate,
+            secure_noise=settings.secure_noise,
             **options,
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

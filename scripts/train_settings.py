@@ -121,6 +121,13 @@ def declare_flags(values: flags.FlagValues) -> None:
         "Noise as a multiple of the clip norm, in place of a calibrated one.",
     )
     define(
+        flags.DEFINE_bool,
+        "secure_noise",
+        False,
+        "Noise that the lowest bits of weights tell nothing about: a discrete Gaussian of the "
+        "operating system's random bits. Slower; on one device.",
+    )
+    define(
         real, "delta", None, f"Delta of the guarantee, at most 1 / training examples. {_DEFAULT}"
     )
     define(whole, "batch_size", None, f"Expected batch size of Poisson sampling. {_DEFAULT}")
@@ -255,6 +262,7 @@ class Settings:
         momentum: The momentum, `None` for optimizers that have none.
         l2_norm_clip: The clip norm.
         noise_multiplier: The noise multiplier, `None` if it follows from the budget.
+        secure_noise: Whether noise comes from the secure source.
         target_epsilon: The budget, `None` for none beside a noise multiplier that was given.
         delta: The delta of the guarantee.
         accountant: `"rdp"` or `"pld"`.
@@ -286,6 +294,7 @@ class Settings:
     momentum: float | None
     l2_norm_clip: float
     noise_multiplier: float | None
+    secure_noise: bool
     target_epsilon: float | None
     delta: float
     accountant: str
@@ -309,6 +318,8 @@ class Settings:
 
 # What may differ when a run goes on: it changes cost or what is shown, not the result.
 _FREE = ("physical_batch_size", "random_access", "output_dir", "verbose")
+# What a record lacks that was written before there was a choice.
+_ONCE = {"secure_noise": False}
 
 
 def take_from_simulation(values: flags.FlagValues) -> None:
@@ -372,6 +383,12 @@ def check_flags(values: flags.FlagValues) -> None:
         parse_activation(values.activation)
     if values.tpu is not None and values.strategy != "tpu":
         raise UsageError(f"--tpu is for --strategy=tpu. Received: strategy={values.strategy}")
+    if values.secure_noise and values.strategy != "none":
+        raise UsageError(f"--secure_noise is for one device. Received: strategy={values.strategy}")
+    if values.secure_noise and values.noise_multiplier == 0:
+        raise UsageError(
+            f"--secure_noise needs noise. Received: noise_multiplier={values.noise_multiplier}"
+        )
     _check_features(values)
     screening = train_screening.settle(values)
     if static_batches(values) and (random_access(values) or screening is not None):
@@ -506,6 +523,7 @@ def settle(values: flags.FlagValues, data: image_datasets.ImageData) -> Settings
         momentum=given("momentum") if optimizer == "sgd" else None,
         l2_norm_clip=given("l2_norm_clip"),
         noise_multiplier=values.noise_multiplier,
+        secure_noise=values.secure_noise,
         target_epsilon=(
             given("target_epsilon") if values.noise_multiplier is None else values.target_epsilon
         ),
@@ -592,6 +610,7 @@ def recorded(
     Raises:
         KeyError: If the record lacks a setting.
     """
+    record = _ONCE | record
     made = (*_FREE, "activation", "screening", "statistics")
     fields = [field.name for field in dataclasses.fields(Settings) if field.name not in made]
     return Settings(
@@ -612,6 +631,7 @@ def refuse_other(before: dict[str, str | float | None], now: dict[str, str | flo
     Raises:
         UsageError: Naming the first flag that differs and both values.
     """
+    before = _ONCE | before
     for name, value in now.items():
         if before.get(name) != value:
             raise UsageError(

@@ -200,6 +200,7 @@ def optimizer_case(optimizer):
             "automatic_gamma": optional(POSITIVE),
             "noise_seed": optional(INTEGER),
             "ema_warmup": (None, 1, "yes"),
+            "secure_noise": (None, 1, "yes"),
         },
         free=("args", "kwargs"),
     )
@@ -595,6 +596,20 @@ CASES: dict[str, Case] = {
         {"tensors": [tf.zeros([2])], "stddev": 1.0},
         {"stddev": NON_NEGATIVE, "replicas": COUNT},
         free=("tensors",),
+    ),
+    "tfdp.noise.DiscreteGaussianNoise": a(
+        tfdp.noise.DiscreteGaussianNoise, {"sensitivity": 1.0}, {"sensitivity": POSITIVE}
+    ),
+    "tfdp.noise.DiscreteGaussianNoise.add": a(
+        tfdp.noise.DiscreteGaussianNoise(1.0).add,
+        {"tensors": [tf.zeros([2])], "stddev": 1.0},
+        {"stddev": (*NON_NEGATIVE, 1e-300), "replicas": (*COUNT, 2)},
+        free=("tensors",),
+    ),
+    "tfdp.noise.DiscreteGaussianNoise.grid": a(
+        tfdp.noise.DiscreteGaussianNoise(1.0).grid,
+        {"stddev": 1.0},
+        {"stddev": (*POSITIVE, 1e-300)},
     ),
     "tfdp.optimizers.VectorizedDPKerasSGDOptimizer": optimizer_case(
         optimizers.VectorizedDPKerasSGDOptimizer

@@ -20,7 +20,9 @@ def same_randomness(request, monkeypatch):
     """Every test draws the same weights and, for noise and samples, the same "secret" bits."""
     seed = zlib.crc32(request.node.nodeid.encode())
     keras.utils.set_random_seed(seed)
-    monkeypatch.setattr(secrets, "randbits", random.Random(seed).getrandbits)
+    bits = random.Random(seed)
+    monkeypatch.setattr(secrets, "randbits", bits.getrandbits)
+    monkeypatch.setattr(secrets, "token_bytes", bits.randbytes)
 
 
 DATA_DIR_VARIABLE = "TFDP_DATA_DIR"

@@ -103,6 +103,7 @@ def test_what_would_be_another_mechanism_is_refused():
     messages = found["refused"]
     for name in ("clipnorm", "gradient_accumulation_steps", "num_microbatches"):
         assert f"`{name}` would act on the share of each replica" in messages[name]
+    assert "secure_noise=True with MirroredStrategy, 2 replicas" in messages["secure_noise"]
     assert "steps_per_execution=2 with 2 replicas" in messages["steps_per_execution"]
     assert "num_examples=90 for 30 examples on one host" in messages["num_examples"]
     assert "On several replicas a batch is shared out by `fit`" in messages["train_on_batch"]

@@ -18,11 +18,15 @@ CLASSES = [
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_config_round_trip(cls):
-    optimizer = cls(0.3, 1.7, 8, learning_rate=0.25)
+    optimizer = cls(0.3, 1.7, 8, learning_rate=0.25, secure_noise=True)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(copy) is cls
     assert copy.get_config() == optimizer.get_config()
     assert (copy.l2_norm_clip, copy.noise_multiplier, copy.num_microbatches) == (0.3, 1.7, 8)
+    assert copy.secure_noise is True
+    config = cls(0.3, 1.7).get_config()
+    del config["secure_noise"]  # Files of before there was a choice do not have it.
+    assert cls.from_config(config).secure_noise is False
 
 
 def test_names_and_order_are_those_of_tensorflow_privacy():
@@ -45,6 +49,9 @@ def test_names_and_order_are_those_of_tensorflow_privacy():
         ({"num_microbatches": 0}, "num_microbatches=0"),
         ({"num_microbatches": 2.0}, "num_microbatches=2.0"),
         ({"noise_seed": 0.5}, "noise_seed=0.5"),
+        ({"secure_noise": 1}, "secure_noise=1"),
+        ({"secure_noise": True, "noise_seed": 3}, "noise_seed=3"),
+        ({"secure_noise": True, "noise_multiplier": 0.0}, "noise_multiplier=0"),
         ({"ema_warmup": 1}, "ema_warmup=1"),
         ({"ema_warmup": True}, "use_ema=True"),
         ({"loss_scale_factor": 2.0}, "loss_scale_factor=2.0"),

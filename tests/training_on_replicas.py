@@ -221,6 +221,7 @@ def everything_else(strategy):
         "gradient_accumulation_steps": lambda: trained(strategy, gradient_accumulation_steps=2),
         "steps_per_execution": lambda: trained(strategy, compiled={"steps_per_execution": 2}),
         "num_microbatches": lambda: trained(strategy, num_microbatches=5),
+        "secure_noise": lambda: trained(strategy, sigma=1.0, secure_noise=True),
         "num_examples": lambda: trained(
             strategy,
             fit={

@@ -18,6 +18,11 @@ def fresh_seed() -> tuple[int, int]:
     return signed_64_bits(), signed_64_bits()
 
 
+def random_words(count: int) -> np.ndarray:
+    """Uniform 32-bit words ``(count,)``, each bit of them from the operating system's generator."""
+    return np.frombuffer(secrets.token_bytes(4 * count), np.uint32)
+
+
 def fresh_numpy_generator() -> np.random.Generator:
     """A generator of NumPy that starts from 128 random bits."""
     return np.random.default_rng([bits + 2**63 for bits in fresh_seed()])

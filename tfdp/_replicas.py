@@ -149,7 +149,14 @@ def check_strategy(strategy: tf.distribute.Strategy) -> None:
 def check_optimizer(
     optimizer: keras.optimizers.Optimizer, strategy: tf.distribute.Strategy
 ) -> None:
-    """Refuses what on several replicas would be another mechanism than on one."""
+    """Refuses what on several replicas, or on a TPU, would be another mechanism than on one."""
+    on_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    if optimizer.secure_noise and (on_tpu or strategy.num_replicas_in_sync > 1):
+        raise ValueError(
+            "Secure noise is drawn by the processor of one host for one replica. Received: "
+            f"secure_noise=True with {type(strategy).__name__}, "
+            f"{strategy.num_replicas_in_sync} replicas"
+        )
     if strategy.num_replicas_in_sync == 1:
         return
     for name in (*_BEFORE_THE_SUM, "num_microbatches"):

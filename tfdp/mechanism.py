@@ -182,6 +182,11 @@ def _details(
         details["clipping"] = f"per layer: {bound.l2_norm_clip}"
     if bound.automatic_gamma is not None:
         details["automatic_gamma"] = bound.automatic_gamma
+    if optimizer.secure_noise:
+        details["noise"] = (
+            "secure source: a discrete Gaussian on a grid, of the operating system's random bits; "
+            "it is larger by what rounding to the grid adds to the sensitivity"
+        )
     return details
 
 

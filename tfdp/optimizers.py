@@ -13,6 +13,7 @@ import keras
 
 from tfdp import _validate
 from tfdp.clipping import ClipBound
+from tfdp.noise import DiscreteGaussianNoise, GaussianNoise
 
 
 class DPOptimizerMixin:
@@ -21,7 +22,13 @@ class DPOptimizerMixin:
     _ema_warmup = False
 
     def _set_mechanism(
-        self, l2_norm_clip, noise_multiplier, num_microbatches, automatic_gamma, noise_seed
+        self,
+        l2_norm_clip,
+        noise_multiplier,
+        num_microbatches,
+        automatic_gamma,
+        noise_seed,
+        secure_noise,
     ):
         self._clip_bound = ClipBound(l2_norm_clip, automatic_gamma)
         noise_multiplier = _validate.non_negative("noise_multiplier", noise_multiplier)
@@ -34,6 +41,17 @@ class DPOptimizerMixin:
             num_microbatches = _validate.integer("num_microbatches", num_microbatches, minimum=1)
         if noise_seed is not None:
             noise_seed = _validate.integer("noise_seed", noise_seed)
+        if _validate.boolean("secure_noise", secure_noise):
+            if noise_multiplier == 0:
+                raise ValueError(
+                    "Without noise there is none to make secure. "
+                    "Received: secure_noise=True, noise_multiplier=0"
+                )
+            if noise_seed is not None:
+                raise ValueError(
+                    "Secure noise has no seed. "
+                    f"Received: secure_noise=True, noise_seed={noise_seed}"
+                )
         # The mechanism is read-only: compiled steps have it as constants.
         self._mechanism = {
             "l2_norm_clip": self._clip_bound.l2_norm_clip,
@@ -41,6 +59,7 @@ class DPOptimizerMixin:
             "num_microbatches": num_microbatches,
             "automatic_gamma": self._clip_bound.automatic_gamma,
             "noise_seed": noise_seed,
+            "secure_noise": secure_noise,
         }
 
     @property
@@ -60,7 +79,10 @@ class DPOptimizerMixin:
 
     @property
     def noise_stddev(self) -> float:
-        """Standard deviation of the noise on a sum of clipped gradients."""
+        """Standard deviation of the noise on a sum of clipped gradients.
+
+        Secure noise has a little more: see `tfdp.noise.DiscreteGaussianNoise`.
+        """
         return self.noise_multiplier and self.noise_multiplier * self._clip_bound.sensitivity
 
     @property
@@ -72,6 +94,17 @@ class DPOptimizerMixin:
     def noise_seed(self) -> int | None:
         """Fixed seed of the noise, for tests; ``None``: fresh noise."""
         return self._mechanism["noise_seed"]
+
+    @property
+    def secure_noise(self) -> bool:
+        """Whether the noise is discrete, from the operating system's random bits."""
+        return self._mechanism["secure_noise"]
+
+    def make_noise(self) -> GaussianNoise | DiscreteGaussianNoise:
+        """The source of the noise that steps of this optimizer get."""
+        if self.secure_noise:
+            return DiscreteGaussianNoise(self._clip_bound.sensitivity)
+        return GaussianNoise(self.noise_seed)
 
     @property
     def ema_momentum(self):
@@ -155,6 +188,7 @@ def make_vectorized_keras_optimizer_class(cls: type) -> type:
             automatic_gamma: float | None = None,
             noise_seed: int | None = None,
             ema_warmup: bool = False,
+            secure_noise: bool = False,
             **kwargs,
         ):
             super().__init__(*args, **kwargs)
@@ -170,7 +204,12 @@ def make_vectorized_keras_optimizer_class(cls: type) -> type:
                     f"Received: loss_scale_factor={self.loss_scale_factor}"
                 )
             self._set_mechanism(
-                l2_norm_clip, noise_multiplier, num_microbatches, automatic_gamma, noise_seed
+                l2_norm_clip,
+                noise_multiplier,
+                num_microbatches,
+                automatic_gamma,
+                noise_seed,
+                secure_noise,
             )
 
     name = f"VectorizedDPKeras{cls.__name__}Optimizer"
@@ -203,12 +242,16 @@ _DOCSTRING = """`keras.optimizers.{base}` for models made private by `tfdp.make_
             the steps t as ``min(ema_momentum, (1 + t) / (10 + t))``, so that the average soon
             forgets the initial weights. `keras.callbacks.SwapEMAWeights` evaluates it. Defaults
             to ``False``.
+        secure_noise: Whether the noise is a discrete Gaussian on a grid, drawn by
+            `tfdp.noise.DiscreteGaussianNoise` from the operating system's random bits, which the
+            lowest bits of released numbers tell nothing about. On one replica, not on a TPU.
+            Defaults to ``False``: `tfdp.noise.GaussianNoise`, the fast source.
         **kwargs: Keyword arguments of `keras.optimizers.{base}`: ``learning_rate``,
             ``use_ema``, ``ema_momentum``, ...
 
     Raises:
         ValueError: For a clip norm that is not positive, a negative noise multiplier, a
-            ``loss_scale_factor``.
+            ``loss_scale_factor``, secure noise with a seed or a noise multiplier of 0.
         RuntimeError: When it is used to train a model that is not private.
 
     Formal guarantee: each update is ``(sum_i clip_C(g_i) + N(0, (noise_multiplier C)^2 I)) / L``

@@ -15,7 +15,6 @@ import tensorflow as tf
 from tfdp import _adapters, _replicas, _validate, accounting, sampling
 from tfdp.mechanism import Mechanism, Releasing, Spending, mechanism_of
 from tfdp.model_checks import check_model
-from tfdp.noise import GaussianNoise
 from tfdp.optimizers import DPOptimizerMixin
 from tfdp.private_step import PrivateStep
 
@@ -395,7 +394,7 @@ class PrivateModel(PrivateStep):
             if gradient_norm_metrics:
                 names = ("clipped_fraction", "gradient_norm_median")
                 self._norm_metrics = [keras.metrics.Mean(name=name) for name in names]
-            self._noise = GaussianNoise(optimizer.noise_seed)
+            self._noise = optimizer.make_noise()
         self._engine = None  # Made when traced: it holds the clip norm and frozen layers.
 
     def fit(

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfdp import _replicas, _validate, clipping, sampling
 from tfdp.mechanism import Mechanism
 from tfdp.model_checks import has_layer_graph
-from tfdp.noise import GaussianNoise
+from tfdp.noise import DiscreteGaussianNoise, GaussianNoise
 
 
 class PrivateStep(keras.Model):
@@ -52,7 +52,7 @@ class PrivateStep(keras.Model):
         self._views = _views(augmentation, augmentation_multiplicity)
         self._compile_physical_step = False
         self._norm_metrics: list[keras.metrics.Metric] = []
-        self._noise: GaussianNoise | None = None
+        self._noise: DiscreteGaussianNoise | GaussianNoise | None = None
         self._engine: clipping.Engine | clipping.CompiledEngine | None = None
         self._data: sampling.PoissonDataset | sampling.DeclaredDataset | None = None
         self._nonfinite_examples = _replicas.sum_over_replicas()

@@ -97,6 +97,36 @@ def test_a_simulation_is_no_larger_than_what_it_simulates():
         settled("--simulate_at=65", "--batch_size=64")
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("--strategy=mirrored", "one device. Received: strategy=mirrored$"),
+        ("--strategy=tpu", "one device. Received: strategy=tpu$"),
+        ("--noise_multiplier=0", "Received: noise_multiplier=0.0$"),
+    ],
+)
+def test_secure_noise_is_for_one_device_and_needs_noise(other, message):
+    assert settled("--secure_noise").secure_noise and not settled().secure_noise
+    with pytest.raises(UsageError, match=message):
+        train_settings.check_flags(parsed("--secure_noise", other))
+
+
+def test_a_run_goes_on_with_the_source_of_noise_that_it_had():
+    data = image_datasets.load("digits")
+    secure, fast = (
+        train_settings.to_repeat(settled(*flags), data, 1.0) for flags in (["--secure_noise"], [])
+    )
+    with pytest.raises(UsageError, match="secure_noise=True. Received: secure_noise=False"):
+        train_settings.refuse_other(secure, fast)
+    old = {name: value for name, value in fast.items() if name != "secure_noise"}
+    train_settings.refuse_other(old, fast)
+    with pytest.raises(UsageError, match="secure_noise=False. Received: secure_noise=True"):
+        train_settings.refuse_other(old, secure)
+    for record, expected in ((secure, True), (old, False)):
+        found = train_settings.recorded(record, physical_batch_size=None, verbose=0)
+        assert found.secure_noise is expected
+
+
 def test_momentum_is_for_sgd():
     with pytest.raises(UsageError, match="Received: optimizer=adam$"):
         train_settings.check_flags(parsed("--optimizer=adam", "--momentum=0.9"))
