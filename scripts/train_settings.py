@@ -319,7 +319,7 @@ class Settings:
 # What may differ when a run goes on: it changes cost or what is shown, not the result.
 _FREE = ("physical_batch_size", "random_access", "output_dir", "verbose")
 # What a record lacks that was written before there was a choice.
-_ONCE = {"secure_noise": False}
+_ONCE = {"secure_noise": False, "activation_norms": False}
 
 
 def take_from_simulation(values: flags.FlagValues) -> None:

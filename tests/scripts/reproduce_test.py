@@ -125,6 +125,20 @@ def test_a_training_that_fails_does_not_hide_the_others(commands, tmp_path, monk
     assert all("--epochs=1" in command for command in commands)
 
 
+def test_activations_are_drawn_where_they_were_measured(commands, tmp_path, monkeypatch):
+    measured = experiments.Row("measured", "measured", {**DIGITS, "activation_norms": True})
+    experiment = experiments.Experiment("?", {"Digits": (ROWS["Digits"][0], measured)}, {})
+    monkeypatch.setitem(experiments.EXPERIMENTS, "test", experiment)
+    reproduced("--experiment=test", "--seeds=1", "--rows=plain", f"--output_dir={tmp_path}")
+    picture = tmp_path / "activations.png"
+    assert not picture.exists()
+    reproduced("--experiment=test", "--seeds=1", f"--output_dir={tmp_path}")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    plain, found = json.loads((tmp_path / "results.json").read_text())["Digits"]
+    assert not plain["activation_norms"]
+    assert [len(norms) for norms in found["activation_norms"]["activation_norm_0"]] == [2]
+
+
 def test_what_cannot_be_reproduced_is_named(commands, capsys):
     with pytest.raises(UsageError, match="experiment=None"):
         reproduced()
