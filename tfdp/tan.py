@@ -435,6 +435,8 @@ def _summary(run: Run) -> dict[str, Any]:
 
 def _draw_wall(axes, run: Run) -> None:
     """Epsilon against noise at the eta and the steps of a run (figure 2 of the paper)."""
+    from matplotlib.ticker import LogLocator
+
     sigmas = (0.4, 0.5, 0.6, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
     rates = {s: run.sampling_probability * s / run.noise_multiplier for s in sigmas}
     sigmas = [s for s in sigmas if rates[s] <= 1]
@@ -450,21 +452,31 @@ def _draw_wall(axes, run: Run) -> None:
         ylabel=f"ε at δ = {run.delta:g}",
         title=f"The privacy wall: η = {run.eta:.3g}, {run.steps:,} steps",
     )
-    axes.grid(alpha=0.3, which="both")
+    axes.set_xticks(sigmas, [f"{sigma:g}" for sigma in sigmas])
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
 
 def _draw_trade(axes, found: Plan) -> None:
     """Batch and compute against steps, by noise."""
+    from matplotlib.ticker import EngFormatter
+
     for sigma in sorted({run.noise_multiplier for run in found.runs}):
         line = [run for run in found.runs if run.noise_multiplier == sigma]
         steps = [run.steps for run in line]
         (drawn,) = axes.plot(steps, [run.batch_size for run in line], "o-", label=f"σ = {sigma:g}")
         for run in line:
             axes.annotate(
-                f"{run.examples_processed:.1e}",
+                EngFormatter(places=1, sep="")(run.examples_processed),
                 (run.steps, run.batch_size),
-                fontsize=6,
+                xytext=(-6, -4),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                fontsize=7,
                 color=drawn.get_color(),
             )
     best = found.recommended
@@ -476,5 +488,14 @@ def _draw_trade(axes, found: Plan) -> None:
         ylabel="expected batch size (small: examples processed)",
         title=f"Equal budgets: ε = {found.target_epsilon:g}",
     )
-    axes.grid(alpha=0.3, which="both")
+    for axis, counts in (
+        (axes.xaxis, {run.steps for run in found.runs}),
+        (axes.yaxis, {2**k for k in range(32)}),
+    ):
+        low, high = axis.get_view_interval()
+        ticks = sorted(count for count in counts if low <= count <= high)
+        axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
