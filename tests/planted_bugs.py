@@ -39,11 +39,11 @@ def with_dropout():
     )
 
 
-def training(build=dense, physical_batch_size=None, callbacks=lambda: None):
-    """A pipeline of four steps."""
+def training(build=dense, callbacks=lambda: None):
+    """A pipeline of four steps, each in several physical batches."""
 
     def pipeline():
-        private = tfdp.make_private(build(), physical_batch_size=physical_batch_size)
+        private = tfdp.make_private(build(), physical_batch_size=7)
         private.compile(
             tfdp.optimizers.VectorizedDPKerasSGDOptimizer(
                 CLIP, SIGMA, learning_rate=0.3, momentum=0.9
@@ -71,8 +71,7 @@ def rejecting():
 
 PIPELINES = {
     "training": (training(), [CLIP]),
-    "physical batches": (training(physical_batch_size=7), [CLIP]),
-    "dropout": (training(with_dropout, physical_batch_size=7), [CLIP]),
+    "dropout": (training(with_dropout), [CLIP]),
     "screening": (training(callbacks=rejecting), [CLIP, 1 / 18]),
 }
 
@@ -87,7 +86,7 @@ BUGS = {
         "0 places.*noise multiplier 2: 4 events were charged, and such noise was drawn 0 times",
     ),
     "noise per physical batch": (
-        "physical batches",
+        "training",
         [
             (STEP, "_noisy_means", NOISE, "sums"),
             (

@@ -17,7 +17,7 @@ from tfdp.auditing import compare_neighbours
 
 def training():
     with tfdp.distribution.strategy("mirrored").scope():
-        return planted_bugs.training(planted_bugs.with_dropout, physical_batch_size=7)()
+        return planted_bugs.training(planted_bugs.with_dropout)()
 
 
 def main():

@@ -66,18 +66,20 @@ def test_values_are_recorded_in_graphs_and_eagerly_and_can_be_replayed():
 
 
 def test_batches_are_cut_where_those_of_the_other_run_were():
-    @tf.function
-    def lengths(rows):
-        def step(part):
-            return [tf.one_hot(tf.shape(part)[0], 9)]
-
-        return physical.sum_over_physical_batches(rows, 4, step, [tf.zeros([9])])[0]
-
     def found(rows):
-        return np.repeat(np.arange(9), lengths(tf.zeros([rows])).numpy().astype(int)).tolist()
+        """The lengths of the physical batches."""
+
+        @tf.function
+        def lengths(rows):
+            def step(part):
+                return [tf.one_hot(tf.shape(part)[0], 9)]
+
+            return physical.sum_over_physical_batches(rows, 4, step, [tf.zeros([9])])[0]
+
+        counts = lengths(tf.zeros([rows])).numpy().astype(int)
+        return np.repeat(np.arange(9), counts).tolist()
 
     assert (found(9), found(8)) == ([3, 3, 3], [4, 4])
-    lengths.python_function  # The functions above were traced outside of any recording.
     with recorded(0) as one:
         assert found(9) == [3, 3, 3]
     with recorded(0, replayed=one):

@@ -14,7 +14,10 @@ def test_the_example_of_the_page_passes(pytester):
 
 
 def test_a_violation_fails_the_test_with_the_report(pytester):
-    pytester.makepyfile(EXAMPLE.replace("sensitivities=[0.5]", "sensitivities=[0.4]"))
+    start = EXAMPLE.index("def train")
+    stop = EXAMPLE.index("def test")
+    train = "def train():\n    return tfdp.accounting.PrivacyLedger(), x\n\n\n"
+    pytester.makepyfile(EXAMPLE[:start] + train + EXAMPLE[stop:])
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*VIOLATION: place 0: one example moved the values by 0.5,*"])
+    result.stdout.fnmatch_lines(["*VIOLATION: noise was added at 0 places, sensitivities were*"])

@@ -11,6 +11,7 @@ from typing import Any
 import dp_accounting
 import keras
 import numpy as np
+from dp_accounting import dp_event
 from matplotlib.figure import Figure, SubFigure
 from scipy import stats
 from scipy.spatial import distance
@@ -25,6 +26,7 @@ from tfdp.private_model import PrivateModel
 _OF_SENSITIVITY, _OF_NORM = 1e-4, 4e-6
 #: How seldom a test of the noise may raise a false alarm.
 _FALSE_ALARM = 1e-9
+_GAUSSIAN = dp_accounting.GaussianDpEvent, dp_event.TruncatedSubsampledGaussianDpEvent
 _NOT_PRIVATE = "the randomness was known: run by tfdp.auditing.compare_neighbours"
 
 
@@ -157,13 +159,13 @@ def compare_neighbours(
     Example:
         >>> import keras, numpy as np, tfdp
         >>> x, y = np.random.default_rng(0).normal(size=(20, 4)), np.zeros(20, "int32")
-        >>> x[-1] *= 100
+        >>> x[-1] *= 4
         >>> def pipeline():
         ...     private = tfdp.make_private(keras.Sequential([keras.layers.Dense(2)]))
         ...     private.compile(
         ...         tfdp.optimizers.VectorizedDPKerasSGDOptimizer(0.5, noise_multiplier=2.0),
         ...         keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        ...     private.fit(x, y, batch_size=10, verbose=0)
+        ...     private.fit(x, y, batch_size=16, verbose=0)
         ...     return private
         >>> print(compare_neighbours(pipeline, sensitivities=[0.5]))
         neighbours: noise was added 2 times, 2 events were charged
@@ -325,8 +327,10 @@ def _charged(ledger: accounting.PrivacyLedger) -> collections.Counter[float]:
     for release in ledger.releases:
         for leaf, count in events.leaves(release.event, release.count).items():
             event = getattr(leaf.event, "event", leaf.event)  # Of a sample, what is done to it.
-            multiplier = getattr(event, "noise_multiplier", -1.0)
-            if isinstance(event, dp_accounting.NonPrivateDpEvent):
+            multiplier = -1.0
+            if isinstance(event, _GAUSSIAN):
+                multiplier = event.noise_multiplier
+            elif isinstance(event, dp_accounting.NonPrivateDpEvent):
                 multiplier = 0.0
             found[_rounded(multiplier)] += count
     return found
@@ -386,11 +390,14 @@ def _wrong_noise(places: list[int], recording: Recording) -> Iterator[str]:
 
 def _alike(rows: np.ndarray) -> bool:
     """Whether rows are nearer to each other than independent normal numbers are."""
-    if len(rows) < 2:
+    size = math.sqrt(np.mean(rows**2))
+    if len(rows) < 2 or size == 0:
         return False
+    rows = rows / size  # A wrong standard deviation is a fault of its own.
     count = len(rows) // 2
-    neighbours = float(np.sum((rows[: 2 * count : 2] - rows[1 : 2 * count : 2]) ** 2)) / 2
-    pairs = distance.pdist(rows[:, :100], "sqeuclidean") / 2  # A hundred numbers tell enough.
-    one = stats.chi2.cdf(pairs.min(), min(rows.shape[1], 100)) * len(pairs)
-    together = stats.chi2.cdf(neighbours, count * rows.shape[1])
+    pairs = (rows[: 2 * count : 2] - rows[1 : 2 * count : 2]) / math.sqrt(2)
+    together = stats.chi2.cdf(np.sum(pairs**2), pairs.size)
+    some = rows[:, :100]  # A hundred numbers tell enough.
+    nearest = distance.pdist(some, "sqeuclidean").min() / 2
+    one = stats.chi2.cdf(nearest, some.shape[1]) * len(rows) * (len(rows) - 1) / 2
     return min(one, together) < _FALSE_ALARM
