@@ -268,7 +268,7 @@ def from_a_source_and_several_steps_at_a_time():
 
 
 def with_groups():
-    made = private(conv(), num_microbatches=5)
+    made = private(keras.Sequential([keras.layers.Dense(3)]), num_microbatches=5)
     made.fit(poisson(), verbose=0)
     return made
 
@@ -322,3 +322,57 @@ def test_pipelines_of_all_kinds_keep_what_they_declare(pipeline, sensitivities, 
     report = compare_neighbours(pipeline, sensitivities=sensitivities)
     assert report.passed, str(report)
     assert max(c.distance / c.sensitivity for c in report.crossings) > reached
+
+
+# Faults of what users write.
+
+
+class OwnDense(keras.layers.Dense):
+    pass
+
+
+class TooShort(tfdp.clipping.Instantiated):
+    def squared_norm(self):
+        return super().squared_norm() / 4
+
+
+@tfdp.clipping.register_rule(OwnDense)
+class OwnRule(tfdp.clipping.Rule):
+    def gradients(self, call, cotangent, context):
+        yield call.layer.kernel, TooShort(call.input[:, :, None] * cotangent[:, None, :])
+        yield call.layer.bias, TooShort(cotangent)
+
+
+class NoNoiseOnTheScore(tfdp.callbacks.NoisyThreshold):
+    def accept(self, evaluation, prepared):
+        indices, before = prepared
+        return self.score(before, evaluation.losses(indices), evaluation.num_examples) < 0
+
+
+def with_a_wrong_rule():
+    made = private(keras.Sequential([OwnDense(3)]))
+    made.fit(poisson(), verbose=0)
+    return made
+
+
+def with_decisions_without_noise():
+    made = private(keras.Sequential([keras.layers.Dense(3)]))
+    rule = NoNoiseOnTheScore(difference="examples", sampling_probability=0.9)
+    made.fit(poisson(), verbose=0, callbacks=[tfdp.callbacks.UpdateScreening(rule, (X, Y))])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "sensitivities", "message"),
+    [
+        (with_a_wrong_rule, [0.5], "moved the values by 1, more than the declared sensitivity 0.5"),
+        (
+            with_decisions_without_noise,
+            [0.5, 1 / 21.6],
+            "multiplier 1: 3 events were charged, and such noise was drawn 0 times",
+        ),
+    ],
+)
+def test_faults_of_what_users_write_are_found(pipeline, sensitivities, message):
+    report = compare_neighbours(pipeline, sensitivities=sensitivities)
+    assert message in "\n".join(report.violations), str(report)
