@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import dp_accounting
 import keras
 import numpy as np
-from dp_accounting import dp_event
 from matplotlib.figure import Figure, SubFigure
-from scipy import stats
-from scipy.spatial import distance
 
 from tfdp import _validate, accounting
-from tfdp.accounting import events
-from tfdp.auditing import result
-from tfdp.auditing.crossings import Addition, Recording, recorded
+from tfdp.auditing import result, violations
+from tfdp.auditing.crossings import recorded
+from tfdp.auditing.violations import Crossing
 from tfdp.private_model import PrivateModel
 
-#: What rounding may add to a distance: to the sensitivity, and to the norm of what was summed.
-_OF_SENSITIVITY, _OF_NORM = 1e-4, 4e-6
-#: How seldom a test of the noise may raise a false alarm.
-_FALSE_ALARM = 1e-9
-_GAUSSIAN = dp_accounting.GaussianDpEvent, dp_event.TruncatedSubsampledGaussianDpEvent
 _NOT_PRIVATE = "the randomness was known: run by tfdp.auditing.compare_neighbours"
-
-
-@dataclasses.dataclass(frozen=True)
-class Crossing:
-    """Values that noise was added to, once.
-
-    Attributes:
-        place: Number of the place in the pipeline, in the order of first use.
-        distance: L2 distance of the values without noise on the two data sets.
-        sensitivity: What was declared for the place; ``None`` if nothing was.
-        stddev: Standard deviation of the noise, all replicas together.
-        numbers: How many numbers.
-    """
-
-    place: int
-    distance: float
-    sensitivity: float | None
-    stddev: float
-    numbers: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +101,12 @@ def compare_neighbours(
     one or, with directions, two.
 
     Examples are left out where tfdp draws Poisson samples (``fit`` on arrays, a `PoissonDataset`,
-    `select`, `NoisyThreshold`, calls of `tfdp.sampling.poisson_indices`) and in `measure`. Make the
-    last example an unusual one, whose gradient is longer than the clip norm. The others keep their
+    `select`, `NoisyThreshold`, calls of `tfdp.sampling.poisson_indices`) and in `measure`; of data
+    sampled elsewhere (`declare`) the first condition says that nothing was shown. Make the last
+    example an unusual one, whose gradient is longer than the clip norm. The others keep their
     random numbers, such as those of dropout: rows are drawn one after another, and the last of a
-    batch is left out.
+    batch is left out. Noise is seen where `GaussianNoise` adds it; other noise, as that of
+    ``mechanism="exponential"``, is not.
 
     Args:
         pipeline: A function without arguments that does everything anew, from making the model
@@ -154,7 +126,8 @@ def compare_neighbours(
     Formal guarantee: none; a check. What it finds is wrong for these data and this seed, up to
     rounding and false alarms; what it does not find may be there all the same. All values are kept
     in memory, so models should be small. The noise of both runs is known: the models are not
-    private, and their ledgers are marked so. The global random seeds of Keras are set.
+    private, and their ledgers are marked so. So is the noise of anything that trains in the same
+    process meanwhile: run it in a process of its own. The global random seeds of Keras are set.
 
     Example:
         >>> import keras, numpy as np, tfdp
@@ -172,8 +145,10 @@ def compare_neighbours(
           place 0: 2 times 10 numbers; one example moved them by up to 0.5, declared is 0.5
 
     References:
-        Ding, Wang, Wang, Zhang, Kifer 2018, "Detecting Violations of Differential Privacy",
-        arXiv:1805.10277: counterexamples from pairs of neighbouring inputs.
+        - Ding, Wang, Wang, Zhang, Kifer 2018, "Detecting Violations of Differential Privacy",
+          arXiv:1805.10277: counterexamples from pairs of neighbouring inputs.
+        - Tramer et al. 2022, "Debugging Differential Privacy: A Case Study for Privacy Auditing",
+          arXiv:2202.12219: noise that was too small by a slip in the code.
     """
     if not callable(pipeline):
         raise _validate.type_error("pipeline", pipeline, "a function without arguments")
@@ -185,18 +160,15 @@ def compare_neighbours(
         ledger, released = _outcome(pipeline())
     with recorded(seed, without_last=True, replayed=first) as second:
         other_ledger, other_released = _outcome(pipeline())
-    places = _places(first)
-    crossings = [
-        _crossing(place, declared, *pair)
-        for place, *pair in zip(places, first.crossings, second.crossings, strict=False)
-    ]
-    charged, drawn = _charged(ledger), _drawn(places, first, declared)
-    violations = [
-        *_wrong_distances(crossings, first, declared),
-        *_wrong_flow(first, second, ledger, other_ledger),
-        *_wrong_releases(released, other_released),
-        *_wrong_charges(charged, drawn),
-        *_wrong_noise(places, first),
+    crossings = violations.crossings_of(first, second, declared)
+    charged = violations.multipliers_charged(ledger)
+    drawn = violations.multipliers_drawn(first, declared)
+    found = [
+        *violations.of_distances(crossings, first, declared),
+        *violations.of_control_flow(first, second, ledger, other_ledger),
+        *violations.of_releases(released, other_released),
+        *violations.of_charges(charged, drawn),
+        *violations.of_noise(first),
     ]
     for spent in (ledger, other_ledger):
         spent.mark_not_private(_NOT_PRIVATE)
@@ -204,7 +176,7 @@ def compare_neighbours(
         crossings=tuple(crossings),
         charged=tuple(sorted(charged.items())),
         drawn=tuple(sorted(drawn.items())),
-        violations=tuple(violations),
+        violations=tuple(found),
     )
 
 
@@ -221,183 +193,3 @@ def _outcome(returned: Any) -> tuple[accounting.PrivacyLedger, list[np.ndarray]]
     if not isinstance(ledger, accounting.PrivacyLedger) or any(a.dtype.hasobject for a in arrays):
         raise _validate.type_error("pipeline", returned, expected)
     return ledger, arrays
-
-
-def _places(recording: Recording) -> list[int]:
-    """The place of each crossing."""
-    numbers: dict[tuple, int] = {}
-    return [
-        numbers.setdefault((c[0].source, c[0].stddev, c[0].shapes), len(numbers))
-        for c in recording.crossings
-    ]
-
-
-def _total(crossing: list[Addition], which: str) -> np.ndarray:
-    return np.sum([getattr(addition, which) for addition in crossing], axis=0)
-
-
-def _stddev(crossing: list[Addition]) -> float:
-    """Standard deviation of the noise on the sum over replicas."""
-    return math.sqrt(sum(addition.stddev**2 / addition.replicas for addition in crossing))
-
-
-def _crossing(
-    place: int, declared: list[float], first: list[Addition], second: list[Addition]
-) -> Crossing:
-    before, other = _total(first, "before"), _total(second, "before")
-    same = first[0].shapes == second[0].shapes
-    return Crossing(
-        place=place,
-        distance=float(np.linalg.norm(before - other)) if same else math.inf,
-        sensitivity=declared[place] if place < len(declared) else None,
-        stddev=_stddev(first),
-        numbers=before.size,
-    )
-
-
-def _wrong_distances(
-    crossings: list[Crossing], first: Recording, declared: list[float]
-) -> Iterator[str]:
-    places = len({crossing.place for crossing in crossings})
-    if places != len(declared):
-        yield f"noise was added at {places} places, sensitivities were declared for {len(declared)}"
-    rounding = [_OF_NORM * np.linalg.norm(_total(c, "before")) for c in first.crossings]
-    for place, sensitivity in enumerate(declared[:places]):
-        here = [
-            (crossing.distance, more)
-            for crossing, more in zip(crossings, rounding, strict=False)
-            if crossing.place == place
-        ]
-        bound = sensitivity * (1 + _OF_SENSITIVITY)
-        over = [distance for distance, more in here if not distance <= bound + more]
-        if over:
-            yield (
-                f"place {place}: one example moved the values by {max(over):.6g}, more than the "
-                f"declared sensitivity {sensitivity:.6g}, at {len(over)} of {len(here)} crossings"
-            )
-        elif all(distance <= more for distance, more in here):
-            yield f"place {place}: the last example moved nothing, so nothing was shown"
-
-
-def _wrong_flow(
-    first: Recording,
-    second: Recording,
-    ledger: accounting.PrivacyLedger,
-    other_ledger: accounting.PrivacyLedger,
-) -> Iterator[str]:
-    counts = len(first.crossings), len(second.crossings)
-    if counts[0] != counts[1]:
-        yield (
-            f"control flow: noise was added {counts[0]} times with the last example and "
-            f"{counts[1]} times without it"
-        )
-    for number, pair in enumerate(zip(first.crossings, second.crossings, strict=False)):
-        kinds = [
-            sorted((a.source, a.replica, a.stddev, a.replicas, a.shapes) for a in crossing)
-            for crossing in pair
-        ]
-        if kinds[0] != kinds[1]:
-            yield (
-                f"control flow: crossing {number} is not the same with and without the last "
-                "example: (source, replica, stddev, replicas, shapes) are "
-                f"{kinds[0]} and {kinds[1]}"
-            )
-            break
-    spent, other = ([(r.event, r.count) for r in book.releases] for book in (ledger, other_ledger))
-    if spent != other:
-        yield f"control flow: with the last example {spent} is charged, without it {other}"
-
-
-def _wrong_releases(released: list[np.ndarray], other: list[np.ndarray]) -> Iterator[str]:
-    differ = [
-        number
-        for number, (a, b) in enumerate(zip(released, other, strict=False))
-        if (a.dtype, a.shape, a.tobytes()) != (b.dtype, b.shape, b.tobytes())
-    ]
-    if differ or len(released) != len(other):
-        yield (
-            f"{len(differ)} of {len(released)} released arrays differ, although all noisy values "
-            "were the same: data go around the noise"
-        )
-
-
-def _charged(ledger: accounting.PrivacyLedger) -> collections.Counter[float]:
-    """How many Gaussian events of each noise multiplier; -1 stands for other events."""
-    found: collections.Counter[float] = collections.Counter()
-    for release in ledger.releases:
-        for leaf, count in events.leaves(release.event, release.count).items():
-            event = getattr(leaf.event, "event", leaf.event)  # Of a sample, what is done to it.
-            multiplier = -1.0
-            if isinstance(event, _GAUSSIAN):
-                multiplier = event.noise_multiplier
-            elif isinstance(event, dp_accounting.NonPrivateDpEvent):
-                multiplier = 0.0
-            found[_rounded(multiplier)] += count
-    return found
-
-
-def _drawn(
-    places: list[int], recording: Recording, declared: list[float]
-) -> collections.Counter[float]:
-    return collections.Counter(
-        _rounded(_stddev(crossing) / declared[place])
-        for place, crossing in zip(places, recording.crossings, strict=True)
-        if place < len(declared)
-    )
-
-
-def _rounded(multiplier: float) -> float:
-    return float(f"{multiplier:.6g}")
-
-
-def _wrong_charges(
-    charged: collections.Counter[float], drawn: collections.Counter[float]
-) -> Iterator[str]:
-    for multiplier in sorted({*charged, *drawn}):
-        events_there, draws = charged[multiplier], drawn[multiplier]
-        if multiplier < 0:
-            yield f"{events_there} charged events are not Gaussian and cannot be checked"
-        elif events_there != draws:
-            yield (
-                f"noise multiplier {multiplier:g}: {events_there} events were charged, and such "
-                f"noise was drawn {draws} times"
-            )
-
-
-def _wrong_noise(places: list[int], recording: Recording) -> Iterator[str]:
-    by_place, by_size = collections.defaultdict(list), collections.defaultdict(list)
-    for place, crossing in zip(places, recording.crossings, strict=True):
-        stddev = crossing[0].stddev
-        if stddev > 0:
-            noise = (_total(crossing, "after") - _total(crossing, "before")) / stddev
-            by_place[place].append(noise)
-            by_size[noise.size].append(noise)
-    for place, rows in by_place.items():
-        noise = np.concatenate(rows)
-        squares = float(np.sum(noise**2))
-        law = stats.chi2(noise.size)
-        if 2 * min(law.cdf(squares), law.sf(squares)) < _FALSE_ALARM:
-            yield (
-                f"place {place}: the noise has {math.sqrt(squares / noise.size):.4g} times the "
-                "standard deviation that was asked for"
-            )
-        elif stats.kstest(noise, "norm").pvalue < _FALSE_ALARM:
-            yield f"place {place}: the noise is not normal"
-    for size, rows in by_size.items():
-        if _alike(np.array(rows)):
-            yield f"noise on {size} numbers is not drawn anew each time"
-
-
-def _alike(rows: np.ndarray) -> bool:
-    """Whether rows are nearer to each other than independent normal numbers are."""
-    size = math.sqrt(np.mean(rows**2))
-    if len(rows) < 2 or size == 0:
-        return False
-    rows = rows / size  # A wrong standard deviation is a fault of its own.
-    count = len(rows) // 2
-    pairs = (rows[: 2 * count : 2] - rows[1 : 2 * count : 2]) / math.sqrt(2)
-    together = stats.chi2.cdf(np.sum(pairs**2), pairs.size)
-    some = rows[:, :100]  # A hundred numbers tell enough.
-    nearest = distance.pdist(some, "sqeuclidean").min() / 2
-    one = stats.chi2.cdf(nearest, some.shape[1]) * len(rows) * (len(rows) - 1) / 2
-    return min(one, together) < _FALSE_ALARM
