@@ -1203,6 +1203,21 @@ CASES |= {
         {"train": float, "runs": 2},
         {"train": (None, 1.0, lambda there: None, lambda there: math.nan), "runs": COUNT},
     ),
+    "tfdp.auditing.compare_neighbours": a(
+        tfdp.auditing.compare_neighbours,
+        {"pipeline": lambda: (tfdp.accounting.PrivacyLedger(), [1.0]), "sensitivities": [1.0]},
+        {
+            "pipeline": (
+                None,
+                1.0,
+                lambda: None,
+                lambda: (1.0, 2.0),
+                lambda: (ledger(), [object()]),
+            ),
+            "sensitivities": (None, 1.0, "ab", [0.0], [-1.0], ["a"], [math.inf]),
+            "seed": (*INTEGER, -1, 2**32),
+        },
+    ),
     "tfdp.auditing.membership_attack": a(
         tfdp.auditing.membership_attack,
         {
@@ -1300,8 +1315,10 @@ CASES |= {
 #: the tensors of that step.
 MADE_BY_THE_PACKAGE = {
     "tfdp.auditing.ClassMembership",
+    "tfdp.auditing.Crossing",
     "tfdp.auditing.Guesses",
     "tfdp.auditing.MembershipAttack",
+    "tfdp.auditing.NeighbourReport",
     "tfdp.auditing.OneRunAudit",
     "tfdp.auditing.RepeatedRunsAudit",
     "tfdp.auditing.ThresholdTest",

@@ -13,6 +13,7 @@ from tfdp.auditing.membership import (
     example_losses,
     membership_attack,
 )
+from tfdp.auditing.neighbours import Crossing, NeighbourReport, compare_neighbours
 from tfdp.auditing.one_run import Guesses, OneRunAudit, one_run_audit
 from tfdp.auditing.repeated_runs import (
     RepeatedRunsAudit,
@@ -24,12 +25,15 @@ from tfdp.auditing.repeated_runs import (
 __all__ = [
     "AuditedModel",
     "ClassMembership",
+    "Crossing",
     "Guesses",
     "InsertedCanaries",
     "MembershipAttack",
+    "NeighbourReport",
     "OneRunAudit",
     "RepeatedRunsAudit",
     "ThresholdTest",
+    "compare_neighbours",
     "epsilon_from_guesses",
     "example_losses",
     "guesses_p_value",
