@@ -25,13 +25,16 @@ CLIP, SIGMA, RULE_SIGMA = 0.5, 2.0, 1.5
 
 
 def dense():
-    return keras.Sequential([keras.layers.Dense(12, "tanh"), keras.layers.Dense(3)])
+    return keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(12, "tanh"), keras.layers.Dense(3)]
+    )
 
 
 def with_dropout():
     """Its gradients differ much between one draw of the masks and the next."""
     return keras.Sequential(
         [
+            keras.Input((6,)),
             keras.layers.Dense(12, "tanh"),
             keras.layers.Dropout(0.7),
             keras.layers.Dense(3),
@@ -50,6 +53,7 @@ def training(build=dense, callbacks=lambda: None):
             ),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
+        private.optimizer.build(private.trainable_variables)  # Else a step is traced twice.
         private.fit(
             X, Y, batch_size=20, epochs=2, steps_per_epoch=2, verbose=0, callbacks=callbacks()
         )

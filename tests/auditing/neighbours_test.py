@@ -238,10 +238,12 @@ def conv():
     )
 
 
-def private(model, num_microbatches=None, compiled=(), **kwargs):
+def private(model, num_microbatches=None, compiled=(), secure_noise=False, **kwargs):
     made = tfdp.make_private(model, **kwargs)
     made.compile(
-        tfdp.optimizers.VectorizedDPKerasAdamOptimizer(0.5, SIGMA, num_microbatches),
+        tfdp.optimizers.VectorizedDPKerasAdamOptimizer(
+            0.5, SIGMA, num_microbatches, secure_noise=secure_noise
+        ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         **dict(compiled),
     )
@@ -264,6 +266,12 @@ def from_a_source_and_several_steps_at_a_time():
         list(zip(X, Y, strict=True)), expected_batch_size=20, steps_per_epoch=3
     )
     made.fit(source, verbose=0)
+    return made
+
+
+def with_secure_noise():
+    made = private(keras.Sequential([keras.layers.Dense(3)]), secure_noise=True)
+    made.fit(poisson(), verbose=0)
     return made
 
 
@@ -312,6 +320,7 @@ def statistics():
     [
         (with_a_capacity, [0.5], 0.999),
         (from_a_source_and_several_steps_at_a_time, [0.5], 0.999),
+        (with_secure_noise, [0.5], 0.999),
         (with_groups, [1.0], 0.1),
         (eagerly_with_batches_of_the_caller, [0.5], 0.999),
         (saliency, [0.25], 0.7),

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdp import _entropy, _replicas, sampling, statistics
-from tfdp.noise import GaussianNoise
+from tfdp.noise import DiscreteGaussianNoise, GaussianNoise
 from tfdp.sampling import physical
 
 
@@ -25,7 +25,7 @@ class Addition:
     """Noise that was added once, on one replica.
 
     Attributes:
-        source: Number of the `GaussianNoise` object, in the order of first use.
+        source: Number of the object that added it, in the order of first use.
         replica: Number of the replica.
         stddev: What was asked for: the standard deviation of the noise on the sum over replicas.
         replicas: How many replicas were said to share it.
@@ -53,7 +53,7 @@ class Recording:
 
     def __init__(self, replayed: Recording | None = None):
         self._replayed = replayed
-        self._sources: list[GaussianNoise] = []
+        self._sources: list[DiscreteGaussianNoise | GaussianNoise] = []
         self._values: dict[tuple[int, int], list] = collections.defaultdict(list)
         self._additions: dict[tuple[int, int], list[Addition]] = collections.defaultdict(list)
         self._lengths: dict[int, list] = collections.defaultdict(list)
@@ -65,7 +65,7 @@ class Recording:
         return list(self._additions.values())
 
     def add(self, original, noise, tensors, stddev, replicas=1):
-        """Stands in for `GaussianNoise.add`."""
+        """Stands in for ``add`` of either source of noise."""
         noisy = original(noise, tensors, stddev, replicas)
         if not noisy:
             return noisy
@@ -150,7 +150,8 @@ def recorded(
             stack.enter_context(mock.patch.object(owner, name, stand_in))
 
         replace(_entropy, "signed_64_bits", lambda _: bits.getrandbits(64) - 2**63)
-        replace(GaussianNoise, "add", recording.add)
+        for source in (GaussianNoise, DiscreteGaussianNoise):
+            replace(source, "add", recording.add)
         replace(physical, "batch_length", recording.length)
         if without_last:
             replace(sampling, "poisson_indices", _sample_without_last)

@@ -95,8 +95,8 @@ def compare_neighbours(
        was asked for, all replicas together, and no two draws are alike. A right one is taken for
        wrong with a probability of about 1e-9 for each test.
 
-    A *place* is one `tfdp.noise.GaussianNoise` object with one standard deviation and one list of
-    shapes; places are numbered in the order in which they are first used. Training is one place,
+    A *place* is one object of `tfdp.noise` with one standard deviation and one list of shapes;
+    places are numbered in the order in which they are first used. Training is one place,
     `tfdp.callbacks.NoisyThreshold` another, `tfdp.saliency.select` one, `tfdp.statistics.measure`
     one or, with directions, two.
 
@@ -105,7 +105,7 @@ def compare_neighbours(
     sampled elsewhere (`declare`) the first condition says that nothing was shown. Make the last
     example an unusual one, whose gradient is longer than the clip norm. The others keep their
     random numbers, such as those of dropout: rows are drawn one after another, and the last of a
-    batch is left out. Noise is seen where `GaussianNoise` adds it; other noise, as that of
+    batch is left out. Noise is seen where `tfdp.noise` adds it; other noise, as that of
     ``mechanism="exponential"``, is not.
 
     Args:
