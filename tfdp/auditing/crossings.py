@@ -153,6 +153,8 @@ def recorded(
         for source in (GaussianNoise, DiscreteGaussianNoise):
             replace(source, "add", recording.add)
         replace(physical, "batch_length", recording.length)
+        # Whether or not any will be empty: the random numbers of a layer depend on the graph.
+        replace(sampling, "sum_over_physical_batches", _sum_without_empty)
         if without_last:
             replace(sampling, "poisson_indices", _sample_without_last)
             replace(sampling.PoissonDataset, "_draw", _draw_without_last)
@@ -171,6 +173,25 @@ def _draw_without_last(original, data, seed):
 
 def _batch_without_last(original, data, indices, capacity):
     return original(data, _without(data.num_examples - 1, indices), capacity)
+
+
+def _sum_without_empty(original, data, size, step, zeros, *, static, **kwargs):
+    """Runs the step on a row of zeros, for nothing, where a slice has lost its only example.
+
+    No training runs a step on nothing, which not all of TensorFlow's kernels can; but this one must
+    draw the random numbers of a row, so that the steps to come draw theirs.
+    """
+
+    def sums(part):
+        there = tf.shape(keras.tree.flatten(part)[0])[0] > 0
+        rows = tf.cast(tf.logical_not(there), tf.int32)
+        filled = keras.tree.map_structure(
+            lambda t: None if t is None else tf.pad(t, [[0, rows]] + [[0, 0]] * (t.shape.rank - 1)),
+            part,
+        )
+        return [tf.where(there, total, tf.zeros_like(total)) for total in step(filled)]
+
+    return original(data, size, step if static else sums, zeros, static=static, **kwargs)
 
 
 def _without(index, indices: tf.Tensor) -> tf.Tensor:

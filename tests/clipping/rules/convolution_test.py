@@ -16,7 +16,7 @@ from clipping.rules.layer_cases import (
     sizes,
     windows,
 )
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tfdp.clipping.rules.convolution import ConvolutionRule
@@ -29,7 +29,11 @@ def convolution(rank, data, groups=1, **arguments):
     if rank == 1 and data.draw(st.booleans(), "causal"):
         window["padding"] = "causal"
     layer = CLASSES[rank](groups * data.draw(sizes), groups=groups, **window, **arguments)
-    return layer, (*lengths, groups * data.draw(sizes))
+    channels = groups * data.draw(sizes)
+    # There TensorFlow itself (2.21, oneDNN, CPUs with AVX-512 VNNI) reads beyond the image.
+    down, across = (*window["strides"], 1, 1)[:2]
+    assume(rank != 2 or channels > 1 or down >= across)
+    return layer, (*lengths, channels)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
