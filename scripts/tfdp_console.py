@@ -17,6 +17,7 @@ _NOISE = (
     b"cudart_stub.cc",
     b"cuda_platform.cc",
     b"oneDNN custom operations are on",
+    b"when one has already been registered",
 )
 
 
@@ -28,7 +29,11 @@ def main() -> None:
 
         module = importlib.import_module(f"tfdp.scripts.{program}")
         tensorflow.config.list_physical_devices()  # It would look for GPUs later, and write then.
-    module.main()
+    try:
+        module.main()
+    except BrokenPipeError:  # Whoever read the output has had enough, as `head` has.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # It is flushed at exit.
+        sys.exit(1)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,23 @@ def test_a_command_shows_what_it_has_to_say_alone():
 
 
 @posix
+def test_a_reader_who_stops_reading_gets_no_traceback():
+    path = pathlib.Path(sys.executable).with_name("tfdp-account")
+    asked = [
+        path,
+        "--noise_multiplier=1",
+        "--sampling_probability=0.1",
+        "--steps=9",
+        "--delta=1e-5",
+    ]
+    readable, writable = os.pipe()
+    os.close(readable)
+    with open(writable, "wb") as nobody:
+        done = subprocess.run(asked, stdout=nobody, stderr=subprocess.PIPE, env=AS_A_USER)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@posix
 @pytest.mark.parametrize(
     ("end", "status"), [("pass", 0), ("raise SystemExit(3)", 3), ("os.abort()", -6)]
 )
