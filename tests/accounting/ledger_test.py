@@ -343,6 +343,7 @@ def nested(depth: int) -> dict:
         (release(event=truncated(sampling_probability="0.1")), "sampling_probability="),
         (release(event=truncated(noise_multiplier={"float": "inf"})), "noise_multiplier=inf"),
     ],
+    ids=lambda argument: argument[:40],  # Ledgers have a random number in them.
 )
 def test_malformed_json(text, named):
     with pytest.raises(ValueError, match=f"Received: .*{named}"):
