@@ -2,7 +2,7 @@
 
     python scripts/benchmark/auditing.py
 
-Each training is of a network of 64-300-10 on scikit-learn's digits, and has 10,000 gradient
+Each training is of a network of 64-700-10 on scikit-learn's digits, and has 50,000 gradient
 canaries, each added by a fair coin; the auditor knows the examples (see
 `tfdp.auditing.AuditedModel`). A lower bound above the claim in more than a twentieth of the
 trainings would be a mistake in tfdp.
@@ -19,9 +19,9 @@ import tfdp
 
 _RUNS = flags.DEFINE_integer("runs", 20, "Trainings of each kind.", lower_bound=1)
 _DELTA = 1e-5
-_CANARIES = 10_000
+_CANARIES = 50_000
 #: How many canaries are guessed to be in, and how many out.
-_GUESSES = {1.0: (100, 100), 4.0: (100, 100), 8.0: (500, 500)}
+_GUESSES = {1.0: (300, 300), 4.0: (300, 300), 8.0: (1000, 1000)}
 
 
 def audited(epsilon: float, batch_size: int, steps: int) -> tfdp.auditing.OneRunAudit:
@@ -34,7 +34,7 @@ def audited(epsilon: float, batch_size: int, steps: int) -> tfdp.auditing.OneRun
     model = keras.Sequential(
         [
             keras.Input((64,)),
-            keras.layers.Dense(300, activation="tanh"),
+            keras.layers.Dense(700, activation="tanh"),
             keras.layers.Dense(10),
         ]
     )
