@@ -1,5 +1,6 @@
 """What `reproduce.py` says about trainings by `train.py`: accuracy, and what it has cost."""
 
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -151,6 +152,8 @@ def _spent(result: Record) -> str:
     """Epsilon, and what is wrong with it."""
     if result["epsilon"] is None:
         return "simulated: not private"
+    if math.isinf(result["epsilon"]):
+        return "no noise: not private"
     return f"{result['epsilon']:.2f}" + ("" if result["guaranteed"] else " (charged less)")
 
 

@@ -126,7 +126,8 @@ def test_a_training_that_fails_does_not_hide_the_others(commands, tmp_path, monk
 
 
 def test_activations_are_drawn_where_they_were_measured(commands, tmp_path, monkeypatch):
-    measured = experiments.Row("measured", "measured", {**DIGITS, "activation_norms": True})
+    plainly = {"dataset": "digits", "epochs": 2, "noise_multiplier": 0.0, "activation_norms": True}
+    measured = experiments.Row("measured", "measured", plainly)
     experiment = experiments.Experiment("?", {"Digits": (ROWS["Digits"][0], measured)}, {})
     monkeypatch.setitem(experiments.EXPERIMENTS, "test", experiment)
     reproduced("--experiment=test", "--seeds=1", "--rows=plain", f"--output_dir={tmp_path}")
@@ -137,6 +138,7 @@ def test_activations_are_drawn_where_they_were_measured(commands, tmp_path, monk
     plain, found = json.loads((tmp_path / "results.json").read_text())["Digits"]
     assert not plain["activation_norms"]
     assert [len(norms) for norms in found["activation_norms"]["activation_norm_0"]] == [2]
+    assert "| no noise: not private |" in (tmp_path / "table.md").read_text()
 
 
 def test_what_cannot_be_reproduced_is_named(commands, capsys):
