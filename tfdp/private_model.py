@@ -123,6 +123,18 @@ class PrivateModel(PrivateStep):
             strategy than this one is.
 
     Formal guarantee: that of `make_private`.
+
+    Example:
+        >>> import keras, numpy as np, tfdp
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> private = tfdp.make_private(model)
+        >>> private.compile(
+        ...     tfdp.optimizers.VectorizedDPKerasSGDOptimizer(1.0, noise_multiplier=2.0), "mse")
+        >>> history = private.fit(np.zeros((100, 4)), np.zeros((100, 2)), batch_size=10, verbose=0)
+        >>> private.ledger.releases[0].count, round(private.ledger.epsilon(delta=1e-3), 2)
+        (10, 0.56)
+        >>> private.model is model  # what to release
+        True
     """
 
     def __init__(

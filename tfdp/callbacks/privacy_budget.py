@@ -119,4 +119,17 @@ class BudgetSpentError(ValueError):
     """Training was asked for, and the privacy budget does not allow one more step.
 
     It is a `ValueError`. The step did not run, and released nothing.
+
+    Example:
+        >>> import keras, numpy as np, tfdp
+        >>> private = tfdp.make_private(keras.Sequential([keras.layers.Dense(2)]))
+        >>> private.compile(
+        ...     tfdp.optimizers.VectorizedDPKerasSGDOptimizer(1.0, noise_multiplier=0.5), "mse")
+        >>> budget = tfdp.callbacks.PrivacyBudget(target_epsilon=0.1, delta=1e-3)
+        >>> x, y = np.zeros((9, 4)), np.zeros((9, 2))
+        >>> try:
+        ...     history = private.fit(x, y, batch_size=3, callbacks=[budget])
+        ... except BudgetSpentError:
+        ...     print(private.ledger.releases)
+        ()
     """

@@ -15,6 +15,13 @@ def summary_table(reports: Sequence[LayerReport]) -> str:
 
     Returns:
         A text table. Memory is in KiB an example, beyond the layer's own activations.
+
+    Example:
+        >>> report = LayerReport("dense", "dense/kernel", 650, 1, "gram", 74)
+        >>> print(summary_table([report]))
+        layer  variable  weights  positions  method  KiB/example
+        -----  --------  -------  ---------  ------  -----------
+        dense  kernel    650      1          gram    0.3
     """
     header = ("layer", "variable", "weights", "positions", "method", "KiB/example")
     rows = [

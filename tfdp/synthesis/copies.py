@@ -219,6 +219,14 @@ def closest_pairs(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the features differ in extractor, or images and features in number.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> images = np.random.default_rng(0).random((20, 28, 28, 1))
+        >>> features = tfdp.synthesis.Features("pixels", images.reshape(20, -1))
+        >>> figure = tfdp.synthesis.closest_pairs(features, features, images, images, pairs=5)
+        >>> len(figure.axes)
+        10
     """
     check_comparable(synthetic=synthetic, training=training)
     synthetic_images = as_images("synthetic_images", synthetic_images)

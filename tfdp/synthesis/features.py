@@ -209,6 +209,14 @@ def classifier_features(
 
     Formal guarantee: none. Features of private images are as private as these images, and so is
     every figure made of them.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> images = np.random.default_rng(0).random((40, 28, 28, 1))
+        >>> public = tfdp.sampling.public(images, np.arange(40) % 2)
+        >>> extractor = tfdp.synthesis.classifier_features("noise", public, epochs=1)
+        >>> extractor(images).values.shape
+        (40, 32)
     """
     name = _validate.text("name", name)
     if not isinstance(public, PublicData):

@@ -152,6 +152,12 @@ class DenoisingLoss(keras.losses.Loss):
 
     References:
         - Ho et al. 2020, arXiv:2006.11239, equation 14, divided by the number of pixels.
+
+    Example:
+        >>> import numpy as np
+        >>> errors = np.full((2, 28, 28, 1), 0.5, "float32")  # of predicted noise, two images
+        >>> float(DenoisingLoss()(None, errors))
+        0.25
     """
 
     def __init__(self, name: str = "denoising_loss", **kwargs: Any):
