@@ -19,7 +19,10 @@ from jupyter_client import AsyncKernelManager, kernelspec
 FOLDER = pathlib.Path(__file__).parent
 SECONDS_A_CELL = 600
 #: What TensorFlow writes on a machine without a GPU before it has read its log level.
-NOISE = re.compile(r".*(cudart_stub\.cc|cuda_platform\.cc|before absl::InitializeLog\(\)).*\n?")
+NOISE = re.compile(
+    r".*(before absl::InitializeLog\(\)|cudart_stub\.cc|cuda_platform\.cc|"
+    r"oneDNN custom operations are on|when one has already been registered).*\n?"
+)
 
 
 def execute(path: pathlib.Path) -> nbformat.NotebookNode:
