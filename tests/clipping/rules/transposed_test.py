@@ -3,7 +3,7 @@
 import keras
 import pytest
 from clipping.rules.layer_cases import check, few, layer_arguments, run_arguments, sizes, windows
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 CLASSES = {
@@ -24,7 +24,11 @@ def test_transposed_convolution(rank, data, layer, run):
             data.draw(st.integers(0 if size % 2 or window["padding"] == "valid" else 1, stride - 1))
             for size, stride in zip(window["kernel_size"], window["strides"], strict=True)
         )
-    layer = CLASSES[rank](data.draw(sizes), **window, **layer)
+    try:
+        layer = CLASSES[rank](data.draw(sizes), **window, **layer)
+    except ValueError:
+        assume(0 not in window.get("output_padding", ()))  # Older Keras refuses zeros there.
+        raise
     check(layer, (*lengths, data.draw(sizes)), **run)
 
 
