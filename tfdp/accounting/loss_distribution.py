@@ -136,7 +136,21 @@ def _repeated(
             log_mass_truncation_bound=_LOG_MASS_CUT,
         )
     single = _single(leaf, mesh)
-    return single if count == 1 else single.self_compose(count)
+    return single if count == 1 else _dense(single).self_compose(count)
+
+
+def _dense(
+    distribution: privacy_loss_distribution.PrivacyLossDistribution,
+) -> privacy_loss_distribution.PrivacyLossDistribution:
+    """Returns an equal distribution, held as an array.
+
+    `dp_accounting` holds up to a thousand points in a dictionary and, before it composes them n
+    times, raises their number to the n-th power: for hours, where n is a billion.
+    """
+    remove, add = distribution._pmf_remove, distribution._pmf_add
+    return privacy_loss_distribution.PrivacyLossDistribution(
+        remove.to_dense_pmf(), None if add is remove else add.to_dense_pmf()
+    )
 
 
 @functools.lru_cache(maxsize=32)
