@@ -26,7 +26,7 @@ import keras
 import numpy as np
 
 import tfdp
-from tfdp.scripts import whole_files
+from tfdp.scripts import read_files, whole_files
 from tfdp.scripts.command_line import UsageError
 
 try:
@@ -37,8 +37,6 @@ except ImportError:  # Windows has no locks that end with the process.
 CHECKPOINT_FILE = "checkpoint.weights.h5"
 _RECORD = "run"
 _SEAL_BYTES = hashlib.sha256().digest_size
-# What h5py and Keras raise on content that is not as expected.
-_UNREADABLE = (OSError, LookupError, TypeError, ValueError, RuntimeError, RecursionError)
 
 
 @dataclasses.dataclass
@@ -127,8 +125,11 @@ def read(folder: str) -> Run | None:
         if hashlib.sha256(content).digest() != seal:
             raise ValueError("it was cut, damaged or changed after it was written")
         with h5py.File(io.BytesIO(content)) as file:
-            return _run(json.loads(bytes(file[_RECORD][()])))
-    except _UNREADABLE as error:
+            run = read_files.as_dataclass(Run, json.loads(bytes(file[_RECORD][()])))
+        if not all({"seconds", "steps_per_second"} <= set(epoch) for epoch in run.epochs):
+            raise ValueError("its record has an epoch that is none")
+        return run
+    except read_files.UNREADABLE as error:
         raise _damaged(folder, error) from error
 
 
@@ -145,7 +146,7 @@ def restore(private: tfdp.PrivateModel, folder: str) -> None:
             raise ValueError(
                 f"its ledger has {charged} of {int(private.optimizer.iterations)} steps"
             )
-    except _UNREADABLE as error:
+    except read_files.UNREADABLE as error:
         raise _damaged(folder, error) from error
 
 
@@ -220,19 +221,6 @@ class _Memory(io.BytesIO):
 
     def __str__(self) -> str:
         return CHECKPOINT_FILE
-
-
-def _run(record: dict[str, Any]) -> Run:
-    run = Run(**record)
-    if not isinstance(run.settings, dict) or not isinstance(run.epochs, list):
-        raise TypeError("its record has no settings and epochs")
-    for epoch in run.epochs:
-        if not isinstance(epoch, dict) or not {"seconds", "steps_per_second"} <= set(epoch):
-            raise TypeError("its record has an epoch that is none")
-        for name, value in epoch.items():
-            if type(value) not in (int, float):
-                raise TypeError(f"its record has an epoch with {name}={value!r}")
-    return run
 
 
 def _damaged(folder: str, error: Exception) -> UsageError:

@@ -1,7 +1,6 @@
 """The flags of `train.py`, and the settings that they and a preset make together."""
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -13,7 +12,7 @@ import keras
 from absl import flags
 
 import tfdp
-from tfdp.scripts import image_datasets, train_features, train_screening
+from tfdp.scripts import image_datasets, read_files, train_features, train_screening
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.presets import (
     ACTIVATIONS,
@@ -334,8 +333,8 @@ def take_from_simulation(values: flags.FlagValues) -> None:
     try:
         found = {}
         for name in (REFERENCE_FILE, "best.json"):
-            with open(os.path.join(folder, name)) as file:
-                found |= json.load(file)["parameters"]
+            path = os.path.join(folder, name)
+            found |= read_files.json_object(path, parameters=dict[str, Any])["parameters"]
         for name, value in found.items():
             if not values[name].present:
                 values[name].parse(str(value))
@@ -609,20 +608,25 @@ def recorded(
 
     Raises:
         KeyError: If the record lacks a setting.
+        TypeError: If a setting is of another type.
+        ValueError: If the activation is unknown.
     """
     record = _ONCE | record
     made = (*_FREE, "activation", "screening", "statistics")
     fields = [field.name for field in dataclasses.fields(Settings) if field.name not in made]
-    return Settings(
+    if not isinstance(record["activation"], str):
+        raise TypeError("'activation' must be text")
+    settings = {
         **{name: record[name] for name in fields},
-        activation=parse_activation(record["activation"]),
-        screening=train_screening.recorded(record),
-        statistics=train_features.recorded(record),
-        physical_batch_size=physical_batch_size,
-        random_access=record["image_size"] is not None,
-        output_dir="",
-        verbose=verbose,
-    )
+        "activation": parse_activation(record["activation"]),
+        "screening": train_screening.recorded(record),
+        "statistics": train_features.recorded(record),
+        "physical_batch_size": physical_batch_size,
+        "random_access": record["image_size"] is not None,
+        "output_dir": "",
+        "verbose": verbose,
+    }
+    return read_files.as_dataclass(Settings, settings)
 
 
 def refuse_other(before: dict[str, str | float | None], now: dict[str, str | float | None]) -> None:
