@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import tokenize
 import types
 import typing
 import zipfile
@@ -27,7 +28,8 @@ T = TypeVar("T")
 UNREADABLE = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError),
     *(OSError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error),
-    *(SyntaxError, tf.errors.OpError),  # NumPy parses its headers as Python's literals.
+    *(SyntaxError, tokenize.TokenError),  # NumPy parses its headers as Python's literals.
+    tf.errors.OpError,
 )
 # An archive of images is compressed to some hundredth at the utmost.
 _MOST_EXPANSION = 200
@@ -120,8 +122,8 @@ def arrays(path: str, *names: str) -> list[np.ndarray]:
     with checked(path, "archive of arrays"):
         with zipfile.ZipFile(path) as archive:
             _refuse_bombs(archive)
-        with np.load(path, allow_pickle=False) as file:
-            return [file[name] for name in names]
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return [archive[name] for name in names]
 
 
 def model(path: str) -> keras.Model:
