@@ -49,7 +49,7 @@ def checked(path: str, what: str) -> Iterator[None]:
         raise
     except UNREADABLE as error:
         raise UsageError(
-            f"The file is damaged, or is no {what}: {_short(error)}. Received: file={path!r}"
+            f"The file is damaged, or is no {what}: {short(error)}. Received: file={path!r}"
         ) from error
 
 
@@ -147,6 +147,7 @@ def _refuse_bombs(archive: zipfile.ZipFile) -> None:
             raise ValueError(f"{entry.filename!r} is {entry.file_size} bytes when unpacked")
 
 
-def _short(error: Exception, length: int = 300) -> str:
+def short(error: Exception, length: int = 300) -> str:
+    """What an error says, in one line of at most so many letters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= length else text[:length] + "..."

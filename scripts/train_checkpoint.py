@@ -225,6 +225,7 @@ class _Memory(io.BytesIO):
 
 def _damaged(folder: str, error: Exception) -> UsageError:
     return UsageError(
-        f"The checkpoint in --output_dir is damaged, and the run in it is lost: {error}. "
+        f"The checkpoint in --output_dir is damaged, and the run in it is lost: "
+        f"{read_files.short(error)}. "
         f"Remove {path_in(folder)!r} to start over. Received: output_dir={folder!r}"
     )

@@ -340,7 +340,7 @@ def take_from_simulation(values: flags.FlagValues) -> None:
                 values[name].parse(str(value))
     except (OSError, KeyError, TypeError, ValueError, flags.Error) as error:
         raise UsageError(
-            f"--from_simulation has no results of simulate.py: {error}. "
+            f"--from_simulation has no results of simulate.py: {read_files.short(error)}. "
             f"Received: from_simulation={folder!r}"
         ) from error
 
