@@ -367,7 +367,7 @@ def check_flags(values: flags.FlagValues) -> None:
         _require(values, name, "positive and finite", lambda value: 0 < value < float("inf"))
     counts = ("batch_size", "epochs", "physical_batch_size", "simulate_at", "image_size")
     for name in (*counts, "augmentation_multiplicity"):
-        _require(values, name, "at least 1", lambda value: value >= 1)
+        _require(values, name, "at least 1 and below 2**31", lambda value: 1 <= value < 2**31)
     _require(values, "validation_examples", "at least 0", lambda value: value >= 0)
     _require(values, "noise_multiplier", "at least 0 and finite", lambda v: 0 <= v < float("inf"))
     _require(values, "delta", "strictly between 0 and 1", lambda value: 0 < value < 1)

@@ -262,14 +262,15 @@ class PrivateModel(PrivateStep):
         self._ledger_error = None
         try:
             super().load_weights(filepath, *args, **kwargs)
-        finally:
-            if self._ledger_error is not None:
-                self.ledger.mark_not_private("weights were loaded without their ledger")
+        except ValueError:
+            if self._ledger_error is None:
+                raise
         if self._ledger_error is not None:
+            self.ledger.mark_not_private("weights were loaded without their ledger")
             raise ValueError(
-                f"The ledger of the weights cannot be read: {self._ledger_error}. "
-                f"Received: filepath={filepath!r}"
-            )
+                f"The ledger of the weights cannot be read: {self._ledger_error!r}. "
+                f"Received: filepath={str(filepath)!r}"
+            ) from self._ledger_error
         self._restore_adapters()
 
     def _restore_adapters(self) -> None:
