@@ -159,7 +159,7 @@ def test_audit(given_flags):
     refused_or(audit.audit, audit.declare_flags, given_flags)
 
 
-SYNTHESIZE = {"public": "digits", "sensitive": "digits", "output_dir": "made", "delta": "1e-3"}
+SYNTHESIZE = {"public": "mnist", "sensitive": "digits", "output_dir": "made", "delta": "1e-3"}
 
 
 @fuzzed(25)
