@@ -30,6 +30,8 @@ HOSTILE = (
     ),
     *({"class_name": "Lambda", "config": {}}, {"module": "os", "class_name": "system"}),
 )
+# Keras reads these itself, and not all that it raises is a TypeError or ValueError.
+KERAS_OWN = {"name", "trainable", "dtype"}
 OBJECTS = {
     "PositionEmbedding": lambda: tfdp.layers.PositionEmbedding(),
     "PrincipalScaling": lambda: tfdp.layers.PrincipalScaling(2),
@@ -65,7 +67,10 @@ def test_all_layers_are_here():
 def test_changed_configurations(name, data):
     made = OBJECTS[name]()
     kind = type(made)
-    config = data.draw(changed(made.get_config(), hostile=HOSTILE))
+    config = made.get_config()
+    own = {k: v for k, v in config.items() if k not in KERAS_OWN and not isinstance(v, dict)}
+    config = {k: v for k, v in config.items() if k not in own}
+    config |= data.draw(changed(own, hostile=HOSTILE))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
