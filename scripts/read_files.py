@@ -123,7 +123,10 @@ def arrays(path: str, *names: str) -> list[np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             _refuse_bombs(archive)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return [archive[name] for name in names]
+            found = [archive[name] for name in names]
+        if not all(isinstance(entry, np.ndarray) for entry in found):  # NumPy gives other bytes.
+            raise TypeError("an entry is no array")
+        return found
 
 
 def model(path: str) -> keras.Model:

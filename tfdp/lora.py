@@ -225,6 +225,8 @@ def load_adapters(model: keras.Model, path: str | os.PathLike) -> None:
         try:
             with np.load(file, allow_pickle=False) as archive:
                 arrays = dict(archive)
+            if not all(isinstance(entry, np.ndarray) for entry in arrays.values()):
+                raise TypeError("an entry is no array")
         except _UNREADABLE as error:
             raise _validate.value_error("path", path, f"a file of adapters ({error})") from None
     try:
