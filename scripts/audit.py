@@ -35,6 +35,7 @@ import tfdp
 from tfdp.scripts import (
     command_line,
     image_datasets,
+    read_files,
     train,
     train_report,
     train_settings,
@@ -162,7 +163,9 @@ def _report(folder: str) -> Report:
     """The record of the training that is audited."""
     try:
         report = train_report.read(folder)
-    except UsageError as error:
+        if report is not None:  # Now, and not where a setting is asked for.
+            train_settings.recorded(report.settings, physical_batch_size=None, verbose=0)
+    except (LookupError, TypeError, UsageError) as error:
         raise UsageError(
             "--from_training holds a record that is none of this version of train.py. "
             f"Received: from_training={folder!r}"
@@ -198,10 +201,11 @@ def _data(values: flags.FlagValues, report: Report) -> ImageData:
 def _released(folder: str, report: Report) -> keras.Model:
     path = train_report.model_file(folder, simulated=report.settings["simulate_at"] is not None)
     try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError) as error:
+        return read_files.model(path)
+    except UsageError as error:
         raise UsageError(
-            f"The model {path!r} cannot be loaded: {error}. Received: from_training={folder!r}"
+            f"The model {path!r} cannot be loaded: {error.__cause__}. "
+            f"Received: from_training={folder!r}"
         ) from error
 
 
@@ -243,7 +247,15 @@ def _repeated_training(values: flags.FlagValues, report: Report, data: ImageData
                 f"Received: canaries={values.canaries}"
             )
     with_canaries = _with_gradients if values.canary == "gradient" else _with_images
-    return with_canaries(values, report, settings, data)
+    try:
+        return with_canaries(values, report, settings, data)
+    except UsageError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"--from_training has settings that nothing can be trained with: {error}. "
+            f"Received: from_training={values.from_training!r}"
+        ) from error
 
 
 def _with_gradients(

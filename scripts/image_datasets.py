@@ -5,7 +5,9 @@ import os
 
 import numpy as np
 from absl import flags
+from google.protobuf import json_format
 
+from tfdp.scripts import read_files
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.images import ArrayImages, FileImages, Images
 
@@ -82,6 +84,20 @@ def load(
             raise UsageError("The digits are no files: --random_access is for sets of TFDS.")
         return _digits()
     folder = data_dir or os.environ.get(DATA_DIR_VARIABLE) or None
+    try:
+        return _of_tfds(name, folder, download, random_access, image_size)
+    except UsageError:
+        raise
+    except (*read_files.UNREADABLE, json_format.Error) as error:
+        raise UsageError(
+            f"The files of the data set cannot be read: {read_files.short(error)}. Prepare it "
+            f"anew, or name another --data_dir. Received: dataset={name!r}, data_dir={folder!r}"
+        ) from error
+
+
+def _of_tfds(
+    name: str, folder: str | None, download: bool, random_access: bool, image_size: int | None
+) -> ImageData:
     builder = _prepared(name, folder, download, random_access)
     keys = _keys(name, builder.info, one_size=image_size is None)
 
@@ -100,7 +116,9 @@ def load(
     test = images(held_out[0])
     if len(held_out) > 1 and not _has_labels(test):  # Those of ImageNet's test images are secret.
         test = images(held_out[1])
-    return ImageData(name, images("train"), test, builder.info.features[keys[1]].num_classes)
+    data = ImageData(name, images("train"), test, builder.info.features[keys[1]].num_classes)
+    _ = data.image_shape  # Of files that are read when they are needed, one is read now.
+    return data
 
 
 def _digits() -> ImageData:

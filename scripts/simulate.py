@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 
 import tfdp
-from tfdp.scripts import command_line, train_report, train_settings, whole_files
+from tfdp.scripts import command_line, read_files, train_report, train_settings, whole_files
 from tfdp.scripts.command_line import UsageError
 
 SEARCHED = (
@@ -78,7 +78,7 @@ def simulate(values: flags.FlagValues) -> None:
             trials=values.trials,
             workers=values.workers,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UsageError(str(error)) from error
     print(f"\nbest: {found.best.parameters}, accuracy {found.best.score:.2%} on held-out images")
     print(f"all:  {os.path.join(folder, 'trials.csv')} ({tfdp.simulation.NOT_PRIVATE})")
@@ -114,8 +114,7 @@ def _go_on_only_with_the_same(path: str, given: dict[str, Any]) -> None:
     reference = {n: v for n, v in given.items() if n not in ("simulate_at", "validation_examples")}
     record = {"parameters": reference, "simulated": given}
     if os.path.exists(path):
-        with open(path) as file:
-            before = json.load(file)
+        before = read_files.json_object(path, simulated=dict[str, Any])
         if before != record:
             raise UsageError(
                 f"--output_dir holds a search with other flags, {before['simulated']}: take "

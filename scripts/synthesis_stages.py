@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import pathlib
 import sys
 from typing import Any
 
@@ -19,7 +20,7 @@ except ImportError:  # Not on Windows.
     resource = None
 
 import tfdp
-from tfdp.scripts import train_checkpoint, whole_files
+from tfdp.scripts import read_files, train_checkpoint, whole_files
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.image_datasets import ImageData
 from tfdp.scripts.train_checkpoint import CheckpointEachEpoch, Run
@@ -197,8 +198,7 @@ def pretrain(settings: Settings, data: Data, _: Plan, folder: str, verbose: int)
     """Trains the network, and the judge of its images, on public images, or takes what is there."""
     network_path, judge_path = (_path(folder, name) for name in ("pretrained.keras", "judge.keras"))
     if settings.pretrained is not None:
-        with open(_path(settings.pretrained, "pretrain.json")) as file:
-            judge_name = json.load(file)["judge"]
+        judge_name = _judge_name(_path(settings.pretrained, "pretrain.json"))
         network, judge = (
             _network(_path(settings.pretrained, os.path.basename(path)))
             for path in (network_path, judge_path)
@@ -348,15 +348,14 @@ def sample(settings: Settings, data: Data, _: Plan, folder: str, verbose: int) -
 def evaluate(settings: Settings, data: Data, _: Plan, folder: str, verbose: int) -> dict[str, Any]:
     """Judges the images."""
     del verbose
-    with np.load(_needed(folder, "images.npz", "sample")) as file:
-        images, labels = file["images"], file["labels"]
+    images, labels = _images(_needed(folder, "images.npz", "sample"), data.shape)
     (train, _), (test, test_labels) = data.train(), data.test()
     if settings.inception_weights is not None:
         features = tfdp.synthesis.inception_features(settings.inception_weights, data.shape)
     else:
         model = _network(_needed(folder, "judge.keras", "pretrain"))
-        with open(_needed(folder, "pretrain.json", "pretrain")) as file:
-            features = tfdp.synthesis.FeatureExtractor(json.load(file)["judge"], model)
+        name = _judge_name(_needed(folder, "pretrain.json", "pretrain"))
+        features = tfdp.synthesis.FeatureExtractor(name, model)
     synthetic = features(images[:COMPARED])
     real, held_out = features(train[:COMPARED]), features(test[:COMPARED])
     accuracy = tfdp.synthesis.downstream_accuracy(
@@ -435,8 +434,28 @@ def _fit(
 
 
 def _selection(folder: str) -> tfdp.saliency.Selection:
-    with open(_needed(folder, "selection.json", "select")) as file:
-        return tfdp.saliency.Selection.from_json(file.read())
+    path = _needed(folder, "selection.json", "select")
+    with read_files.checked(path, "selection"):
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        return tfdp.saliency.Selection.from_json(text)
+
+
+def _judge_name(path: str) -> str:
+    return read_files.json_object(path, judge=str)["judge"]
+
+
+def _images(path: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Synthetic images and their classes, that an earlier stage has written."""
+    images, labels = read_files.arrays(path, "images", "labels")
+    if (
+        images.shape != (*labels.shape[:1], *shape)
+        or labels.ndim != 1
+        or images.dtype.kind not in "fu"
+        or labels.dtype.kind not in "iu"
+        or not np.isfinite(images).all()
+    ):
+        raise UsageError(f"The file holds no images of shape {shape}. Received: file={path!r}")
+    return images, labels
 
 
 def _steps_event(plan: Plan) -> dp_accounting.DpEvent:
@@ -482,7 +501,7 @@ def _in_form(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _network(path: str) -> keras.Model:
-    return keras.models.load_model(path, compile=False)
+    return read_files.model(path)
 
 
 def _save(network: keras.Model, path: str) -> None:

@@ -30,6 +30,7 @@ from absl import flags
 from tfdp.scripts import (
     command_line,
     image_datasets,
+    read_files,
     synthesis_stages,
     train_checkpoint,
     train_settings,
@@ -109,7 +110,7 @@ def synthesize(values: flags.FlagValues) -> dict[str, Any]:
     settings, data = _settle(values)
     folder = values.output_dir or os.path.join("runs", f"{settings.sensitive}_{settings.method}")
     train_settings.prepare_output_dir(folder)
-    with train_checkpoint.alone_in(folder):
+    with train_checkpoint.alone_in(folder), train_checkpoint.kept(folder):
         plan = synthesis_stages.plan(settings, len(data.sensitive.train))
         for stage in stages:
             _run(stage, settings, data, plan, folder, values.verbose)
@@ -197,8 +198,7 @@ def _run(
     path = os.path.join(folder, f"{stage}.json")
     made_with = synthesis_stages.settings_of(stage, settings)
     if os.path.exists(path):
-        with open(path) as file:
-            before = json.load(file)["settings"]
+        before = read_files.json_object(path, settings=dict[str, Any])["settings"]
         if before != json.loads(json.dumps(made_with)):
             different = sorted(k for k in made_with if made_with[k] != before.get(k))
             raise UsageError(
@@ -224,8 +224,7 @@ def _result(settings: Settings, folder: str) -> dict[str, Any]:
     for stage in STAGES:
         path = os.path.join(folder, f"{stage}.json")
         if os.path.exists(path):
-            with open(path) as file:
-                record = json.load(file)
+            record = read_files.json_object(path, settings=dict[str, Any], seconds=float)
             del record["settings"]
             result["seconds"][stage] = round(record.pop("seconds"), 1)
             result.update(record)

@@ -81,7 +81,7 @@ def train(values: flags.FlagValues) -> train_report.Report | dry_run.Estimate:
     folder = train_settings.output_dir(values)
     train_settings.prepare_output_dir(folder)
     if tfdp.distribution.is_first_worker(strategy):
-        with train_checkpoint.alone_in(folder):
+        with train_checkpoint.alone_in(folder), train_checkpoint.kept(folder):
             return _train_in(folder, values, strategy, folder)
     with tempfile.TemporaryDirectory() as own:
         return _train_in(own, values, strategy, folder)
@@ -439,14 +439,21 @@ def _compile(
 
 
 class _ReleasableTensorBoard(keras.callbacks.TensorBoard):
-    """TensorBoard logs of what may be shown: epsilon, and metrics of the test data."""
+    """TensorBoard logs of what may be shown: epsilon, and metrics of the test data.
+
+    A disk that is full of them ends the logs, not the training.
+    """
 
     def __init__(self, run: Run, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._run = run
+        self._failed = False
+
+    def set_model(self, model):
+        self._unless_failed(super().set_model, model)
 
     def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
+        self._unless_failed(super().on_train_begin, logs)
         # A crash loses what was not yet flushed. TensorBoard takes the last of equal steps.
         for epoch, metrics in enumerate(self._run.epochs):
             self.on_epoch_end(epoch, metrics)
@@ -455,7 +462,19 @@ class _ReleasableTensorBoard(keras.callbacks.TensorBoard):
         """Logs nothing yet: this epoch's checkpoint is still to be written."""
 
     def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, train_checkpoint.releasable(logs))
+        self._unless_failed(super().on_epoch_end, epoch, train_checkpoint.releasable(logs))
+
+    def on_train_end(self, logs=None):
+        self._unless_failed(super().on_train_end, logs)
+
+    def _unless_failed(self, log: Callable[..., None], *args) -> None:
+        if self._failed:
+            return
+        try:
+            log(*args)
+        except (OSError, tf.errors.OpError) as error:
+            self._failed = True
+            print(f"No more TensorBoard logs are written: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

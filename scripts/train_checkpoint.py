@@ -2,7 +2,8 @@
 
 One file holds all of it: the weights, the optimizer, the privacy ledger and the record of the
 epochs. It is replaced as a whole, so weights and ledger cannot part. There is one as long as a run
-is unfinished: from before its first step until its results are written.
+is unfinished: from before its first step until its results are written. Behind the HDF5 stands the
+SHA-256 of it, so that nothing is read of a file that was cut, damaged or edited. It has no key.
 
 Steps after the last checkpoint are lost in a crash, and the ledger does not know them. That is
 right only as long as nothing of them was released: so an epoch's results are shown and logged
@@ -11,8 +12,11 @@ after its checkpoint is written, never before.
 
 import contextlib
 import dataclasses
+import hashlib
+import io
 import json
 import os
+import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +26,7 @@ import keras
 import numpy as np
 
 import tfdp
-from tfdp.scripts import whole_files
+from tfdp.scripts import read_files, whole_files
 from tfdp.scripts.command_line import UsageError
 
 try:
@@ -32,6 +36,7 @@ except ImportError:  # Windows has no locks that end with the process.
 
 CHECKPOINT_FILE = "checkpoint.weights.h5"
 _RECORD = "run"
+_SEAL_BYTES = hashlib.sha256().digest_size
 
 
 @dataclasses.dataclass
@@ -115,26 +120,66 @@ def read(folder: str) -> Run | None:
     if not os.path.exists(path):
         return None
     try:
-        with h5py.File(path) as file:
-            return Run(**json.loads(bytes(file[_RECORD][()])))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"The checkpoint in --output_dir is damaged, and the run in it is lost: {error}. "
-            f"Remove {path!r} to start over. Received: output_dir={folder!r}"
-        ) from error
+        content = pathlib.Path(path).read_bytes()
+        content, seal = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
+        if hashlib.sha256(content).digest() != seal:
+            raise ValueError("it was cut, damaged or changed after it was written")
+        with h5py.File(io.BytesIO(content)) as file:
+            run = read_files.as_dataclass(Run, json.loads(bytes(file[_RECORD][()])))
+        if not all({"seconds", "steps_per_second"} <= set(epoch) for epoch in run.epochs):
+            raise ValueError("its record has an epoch that is none")
+        return run
+    except read_files.UNREADABLE as error:
+        raise _damaged(folder, error) from error
 
 
 def restore(private: tfdp.PrivateModel, folder: str) -> None:
-    """Loads weights, optimizer and ledger into a model that is built and compiled alike."""
-    private.load_weights(path_in(folder))
+    """Loads weights, optimizer and ledger into a model that is built and compiled alike.
+
+    Raises:
+        UsageError: If they are of another model, or the ledger knows of fewer steps than were made.
+    """
+    try:
+        private.load_weights(path_in(folder))
+        charged = sum(release.count for release in private.ledger.releases)
+        if charged < int(private.optimizer.iterations):
+            raise ValueError(
+                f"its ledger has {charged} of {int(private.optimizer.iterations)} steps"
+            )
+    except read_files.UNREADABLE as error:
+        raise _damaged(folder, error) from error
 
 
 def write(private: tfdp.PrivateModel, run: Run, folder: str) -> None:
     """Writes a checkpoint in place of the one before."""
-    with whole_files.replacing(path_in(folder)) as partial:
-        private.save_weights(partial)
-        with h5py.File(partial, "a") as file:
-            file[_RECORD] = np.frombuffer(json.dumps(dataclasses.asdict(run)).encode(), np.uint8)
+    memory = _Memory()  # HDF5 ends the process where a disk is full.
+    private.save_weights(memory)
+    with h5py.File(memory, "a") as file:
+        file[_RECORD] = np.frombuffer(json.dumps(dataclasses.asdict(run)).encode(), np.uint8)
+    with whole_files.replacing(path_in(folder)) as partial, open(partial, "wb") as file:
+        file.write(memory.getbuffer())
+        file.write(hashlib.sha256(memory.getbuffer()).digest())
+
+
+@contextlib.contextmanager
+def kept(folder: str) -> Iterator[None]:
+    """Says where to go on from, if a file cannot be written: a full disk loses no trained model.
+
+    Raises:
+        UsageError: In place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        left = "Nothing was trained yet."
+        if os.path.exists(path_in(folder)):
+            left = (
+                f"What was trained is kept in {path_in(folder)!r}: once there is room, the same "
+                "command with --resume goes on after the last completed epoch."
+            )
+        raise UsageError(
+            f"A file could not be read or written: {error}. {left} Received: output_dir={folder!r}"
+        ) from error
 
 
 def remove(folder: str) -> None:
@@ -169,3 +214,18 @@ class CheckpointEachEpoch(keras.callbacks.Callback):
             }
         )
         write(self.model, self._run, self._folder)
+
+
+class _Memory(io.BytesIO):
+    """A file in memory, which Keras takes for one of weights by its name."""
+
+    def __str__(self) -> str:
+        return CHECKPOINT_FILE
+
+
+def _damaged(folder: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"The checkpoint in --output_dir is damaged, and the run in it is lost: "
+        f"{read_files.short(error)}. "
+        f"Remove {path_in(folder)!r} to start over. Received: output_dir={folder!r}"
+    )

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 import tfdp
-from tfdp.scripts import whole_files
+from tfdp.scripts import read_files, whole_files
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.image_datasets import ImageData
 from tfdp.scripts.images import ArrayImages, Images
@@ -140,4 +140,8 @@ def _features(model: keras.Model, images: Images, folder: str) -> ArrayImages:
             bar.update(min(start + _BATCH, len(x)))
         with whole_files.replacing(path) as partial:
             np.save(partial, features)
-    return ArrayImages(np.load(path), y)
+    features = read_files.array(path)
+    shape = (len(x), *model.output_shape[1:])
+    if features.shape != shape or features.dtype != "float16" or not np.isfinite(features).all():
+        raise UsageError(f"The file holds no features of these images. Received: file={path!r}")
+    return ArrayImages(features, y)

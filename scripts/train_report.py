@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 import tfdp
-from tfdp.scripts import train_activations, train_settings, whole_files
+from tfdp.scripts import read_files, train_activations, train_settings, whole_files
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.image_datasets import ImageData
 from tfdp.scripts.train_checkpoint import Run
@@ -182,9 +182,8 @@ def read(folder: str) -> Report | None:
     if not os.path.exists(path):
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            return Report(**json.load(file))
-    except (TypeError, ValueError) as error:
+        return read_files.as_dataclass(Report, read_files.json_object(path))
+    except (TypeError, UsageError) as error:
         raise UsageError(
             f"{path!r} is no record of this version of the program. Start over without --resume, "
             f"or with another --output_dir. Received: output_dir={folder!r}"

@@ -1,7 +1,6 @@
 """The flags of `train.py`, and the settings that they and a preset make together."""
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -13,7 +12,7 @@ import keras
 from absl import flags
 
 import tfdp
-from tfdp.scripts import image_datasets, train_features, train_screening
+from tfdp.scripts import image_datasets, read_files, train_features, train_screening
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.presets import (
     ACTIVATIONS,
@@ -334,14 +333,14 @@ def take_from_simulation(values: flags.FlagValues) -> None:
     try:
         found = {}
         for name in (REFERENCE_FILE, "best.json"):
-            with open(os.path.join(folder, name)) as file:
-                found |= json.load(file)["parameters"]
+            path = os.path.join(folder, name)
+            found |= read_files.json_object(path, parameters=dict[str, Any])["parameters"]
         for name, value in found.items():
             if not values[name].present:
                 values[name].parse(str(value))
     except (OSError, KeyError, TypeError, ValueError, flags.Error) as error:
         raise UsageError(
-            f"--from_simulation has no results of simulate.py: {error}. "
+            f"--from_simulation has no results of simulate.py: {read_files.short(error)}. "
             f"Received: from_simulation={folder!r}"
         ) from error
 
@@ -368,7 +367,7 @@ def check_flags(values: flags.FlagValues) -> None:
         _require(values, name, "positive and finite", lambda value: 0 < value < float("inf"))
     counts = ("batch_size", "epochs", "physical_batch_size", "simulate_at", "image_size")
     for name in (*counts, "augmentation_multiplicity"):
-        _require(values, name, "at least 1", lambda value: value >= 1)
+        _require(values, name, "at least 1 and below 2**31", lambda value: 1 <= value < 2**31)
     _require(values, "validation_examples", "at least 0", lambda value: value >= 0)
     _require(values, "noise_multiplier", "at least 0 and finite", lambda v: 0 <= v < float("inf"))
     _require(values, "delta", "strictly between 0 and 1", lambda value: 0 < value < 1)
@@ -609,20 +608,25 @@ def recorded(
 
     Raises:
         KeyError: If the record lacks a setting.
+        TypeError: If a setting is of another type.
+        ValueError: If the activation is unknown.
     """
     record = _ONCE | record
     made = (*_FREE, "activation", "screening", "statistics")
     fields = [field.name for field in dataclasses.fields(Settings) if field.name not in made]
-    return Settings(
+    if not isinstance(record["activation"], str):
+        raise TypeError("'activation' must be text")
+    settings = {
         **{name: record[name] for name in fields},
-        activation=parse_activation(record["activation"]),
-        screening=train_screening.recorded(record),
-        statistics=train_features.recorded(record),
-        physical_batch_size=physical_batch_size,
-        random_access=record["image_size"] is not None,
-        output_dir="",
-        verbose=verbose,
-    )
+        "activation": parse_activation(record["activation"]),
+        "screening": train_screening.recorded(record),
+        "statistics": train_features.recorded(record),
+        "physical_batch_size": physical_batch_size,
+        "random_access": record["image_size"] is not None,
+        "output_dir": "",
+        "verbose": verbose,
+    }
+    return read_files.as_dataclass(Settings, settings)
 
 
 def refuse_other(before: dict[str, str | float | None], now: dict[str, str | float | None]) -> None:

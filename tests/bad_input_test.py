@@ -265,7 +265,7 @@ TRAINING = {
 
 PRIVATE_MODEL = {
     "model": (*MODEL, keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])),
-    "physical_batch_size": optional(COUNT),
+    "physical_batch_size": (*optional(COUNT), 2**31),
     "clipping": CHOICE,
     "expected_batch_size": optional(COUNT),
     "augmentation": (1, "flip"),
@@ -701,7 +701,7 @@ CASES: dict[str, Case] = {
                 lambda layer: False,
             ),
             "mechanism": CHOICE,
-            "physical_batch_size": optional(COUNT),
+            "physical_batch_size": (*optional(COUNT), 2**31),
             "seed": optional(INTEGER),
             "verbose": (None, 2, "yes"),
         },
@@ -998,7 +998,7 @@ CASES: dict[str, Case] = {
         free=("seed", "kwargs"),
     ),
     "tfdp.layers.RandomShift": a(
-        tfdp.layers.RandomShift, bad={"padding": NATURAL}, free=("seed", "kwargs")
+        tfdp.layers.RandomShift, bad={"padding": (*NATURAL, 2**30)}, free=("seed", "kwargs")
     ),
     "tfdp.layers.TemperedSigmoid": a(
         tfdp.layers.TemperedSigmoid,

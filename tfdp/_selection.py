@@ -149,7 +149,7 @@ class Selection:
             raise _validate.type_error("text", text, "a string")
         try:
             return cls(**_checked(json.loads(text)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`text` must be the JSON of a selection ({error!r}). Received: text={text[:200]!r}"
             ) from None

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,13 @@ import keras
 import numpy as np
 
 from tfdp import _adapters, _matrices, _validate
+
+# What NumPy and the archive raise on content that is not as expected.
+_UNREADABLE = (
+    *(AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OSError),
+    *(RuntimeError, SyntaxError, TypeError, ValueError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def enable(
@@ -212,11 +221,14 @@ def load_adapters(model: keras.Model, path: str | os.PathLike) -> None:
     """
     layers = _with_adapters(model)
     path = _validate.path("path", path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise _validate.value_error("path", path, f"a file of adapters ({error})") from None
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = dict(archive)
+            if not all(isinstance(entry, np.ndarray) for entry in arrays.values()):
+                raise TypeError("an entry is no array")
+        except _UNREADABLE as error:
+            raise _validate.value_error("path", path, f"a file of adapters ({error})") from None
     try:
         _adapters.assign(layers, arrays)
     except ValueError as error:

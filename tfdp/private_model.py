@@ -177,6 +177,7 @@ class PrivateModel(PrivateStep):
         #: What callbacks go on with after a resume, by name: saved with the weights, as JSON.
         self.callback_state: dict[str, dict] = {}
         self._loaded_adapters: dict[str, np.ndarray] = {}
+        self._ledger_error: Exception | None = None
 
     # The model around the model.
 
@@ -246,8 +247,12 @@ class PrivateModel(PrivateStep):
             store["callback_state"] = np.frombuffer(state, dtype=np.uint8)
 
     def load_own_variables(self, store) -> None:
-        text = bytes(np.asarray(store["ledger"], dtype=np.uint8)).decode()
-        self._spending.join(accounting.PrivacyLedger.from_json(text))
+        try:
+            text = bytes(np.asarray(store["ledger"], dtype=np.uint8)).decode()
+            self._spending.join(accounting.PrivacyLedger.from_json(text))
+        except Exception as error:
+            self._ledger_error = error  # Keras may pass over it: see `load_weights`.
+            raise
         if "callback_state" in store.keys():
             state = bytes(np.asarray(store["callback_state"], dtype=np.uint8)).decode()
             self.callback_state = json.loads(state)
@@ -255,8 +260,29 @@ class PrivateModel(PrivateStep):
         self._loaded_adapters = {name: np.asarray(store[name]) for name in names}
 
     def load_weights(self, filepath, *args, **kwargs) -> None:
-        """Loads weights as Keras does; the ledger is joined, and LoRA adapters are restored."""
-        super().load_weights(filepath, *args, **kwargs)
+        """Loads weights as Keras does; the ledger is joined, and LoRA adapters are restored.
+
+        Args:
+            filepath: As of `keras.Model.load_weights`.
+            *args: As there.
+            **kwargs: As there. ``skip_mismatch`` skips weights, never the ledger.
+
+        Raises:
+            ValueError: If the file holds no ledger, or one that was cut, damaged or edited. Weights
+                may have been loaded by then, so the model is marked as not private.
+        """
+        self._ledger_error = None
+        try:
+            super().load_weights(filepath, *args, **kwargs)
+        except ValueError:
+            if self._ledger_error is None:
+                raise
+        if self._ledger_error is not None:
+            self.ledger.mark_not_private("weights were loaded without their ledger")
+            raise ValueError(
+                f"The ledger of the weights cannot be read: {self._ledger_error!r}. "
+                f"Received: filepath={str(filepath)!r}"
+            ) from self._ledger_error
         self._restore_adapters()
 
     def _restore_adapters(self) -> None:

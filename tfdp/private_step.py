@@ -43,7 +43,7 @@ class PrivateStep(keras.Model):
         super().__init__(name=name, autocast=False, **kwargs)
         if physical_batch_size is not None:
             physical_batch_size = _validate.integer(
-                "physical_batch_size", physical_batch_size, minimum=1
+                "physical_batch_size", physical_batch_size, minimum=1, maximum=2**31 - 1
             )
         self.model = model
         self.built = model.built  # Weights can be loaded before the first call.

@@ -176,7 +176,7 @@ def select(
         )
     if physical_batch_size is not None:
         physical_batch_size = _validate.integer(
-            "physical_batch_size", physical_batch_size, minimum=1
+            "physical_batch_size", physical_batch_size, minimum=1, maximum=2**31 - 1
         )
     seed = None if seed is None else _validate.integer("seed", seed)
     verbose = _validate.one_of("verbose", verbose, (0, 1))

@@ -160,7 +160,8 @@ def search(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the space is empty, or a range is given without a number of trials.
+        ValueError: If the space is empty, or a range is given without a number of trials; if the
+            record of an earlier trial in ``output_dir`` is damaged.
         RuntimeError: If every trial failed.
 
     Formal guarantee: none. No run of a search is private.
@@ -264,7 +265,21 @@ def _read(folder: str) -> Trial | None:
     path = os.path.join(folder, _RECORD)
     if not os.path.exists(path):
         return None
-    with open(path) as file:
-        record = json.load(file)
-    score = math.nan if record["score"] is None else record["score"]
-    return Trial(record["parameters"], score, record["seconds"], folder)
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        score = (
+            math.nan
+            if record["score"] is None
+            else _validate.real("score", record["score"], allow_infinity=True)
+        )
+        if not isinstance(record["parameters"], dict):
+            raise _validate.type_error("parameters", record["parameters"], "an object")
+        return Trial(
+            record["parameters"], score, _validate.real("seconds", record["seconds"]), folder
+        )
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`output_dir` has a trial whose record is damaged ({error}): remove it to run the "
+            f"trial again. Received: {path}"
+        ) from error

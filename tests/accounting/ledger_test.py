@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfdp import accounting
+from tfdp.accounting import serialization
 
 DELTA = 1e-5
 STEP = accounting.dp_sgd_event(1.1, 0.01)
@@ -253,15 +254,14 @@ def test_json_round_trip(drawn, reasons):
 def document(**changes) -> str:
     base = json.loads(ledger_of((STEP, 10)).to_json())
     base.update(changes)
-    return json.dumps(base)
+    return json.dumps({**base, "digest": serialization.digest(base)})
 
 
 def release(**changes) -> str:
     entry = json.loads(ledger_of((STEP, 10)).to_json())["releases"][0]
     entry.update(changes)
-    return document(
-        releases=[{k: v for k, v in entry.items() if v is not None or k not in changes}]
-    )
+    entry = {k: v for k, v in entry.items() if v is not None or k not in changes}
+    return document(releases=[entry], total=entry["count"])
 
 
 def fixed_size(**changes) -> dict:
@@ -294,11 +294,11 @@ def nested(depth: int) -> dict:
         ("NaN", "text=NaN"),
         (document(format="other"), "format='other'"),
         (document(version=0), "version=0"),
-        (document(version=3), "version=3"),
-        (document(version=2.0), r"version=2\.0"),
-        (document(version="2"), "version='2'"),
-        (document(version=[2]), r"version=\[2\]"),
-        (document(version=1), "keys="),  # the first version knew no estimates
+        (document(version=2), "version=2"),  # had no digest
+        (document(version=4), "version=4"),
+        (document(version=3.0), r"version=3\.0"),
+        (document(version="3"), "version='3'"),
+        (document(version=[3]), r"version=\[3\]"),
         (document(version=True), "version=True"),
         (document(version=None), "version=None"),
         (document(more=1), "keys="),
@@ -355,32 +355,59 @@ def test_json_of_the_wrong_type():
         accounting.PrivacyLedger.from_json(3)
 
 
-def test_version_two_stays_readable():
-    """A file as the second version wrote it, with every event that came with it."""
-    text = """{"format": "tfdp privacy ledger", "version": 2, "releases": [{"event":
-        {"type": "SampledWithoutReplacementDpEvent", "source_dataset_size": 9, "sample_size": 4,
-        "event": {"type": "GaussianDpEvent", "noise_multiplier": 5.0}}, "count": 10,
-        "description": "a", "details": {}, "origin": "a", "estimate": {"type":
-        "TruncatedSubsampledGaussianDpEvent", "dataset_size": 9, "sampling_probability": 0.5,
-        "truncated_batch_size": 4, "noise_multiplier": 5.0}}], "not_private_reasons": []}"""
-    ledger = accounting.PrivacyLedger.from_json(text)
-    assert ledger.releases == (
-        accounting.Release(FIXED(9, 4, SCORE), 10, "a", {}, TRUNCATED(9, 0.5, 4, 5.0)),
-    )
+def edits_of(value):
+    """All values that differ in one entry: another number or text, or something left out."""
+    if isinstance(value, dict):
+        for key in value:
+            yield {k: v for k, v in value.items() if k != key}
+            yield from ({**value, key: other} for other in edits_of(value[key]))
+    elif isinstance(value, list):
+        for i, entry in enumerate(value):
+            yield value[:i] + value[i + 1 :]
+            yield value[:i] + [entry] + value[i:]
+            yield from (value[:i] + [other] + value[i + 1 :] for other in edits_of(entry))
+    elif isinstance(value, str):
+        yield value + "x"
+        yield value[:-1]
+    elif value is None:
+        yield {"type": "NoOpDpEvent"}
+    else:
+        yield value + 1
+        yield value / 2
 
 
-def test_version_one_stays_readable():
-    """A file as the first version wrote it; it must read the same for ever."""
-    text = """{"format": "tfdp privacy ledger", "version": 1, "releases": [{"event":
-        {"type": "PoissonSampledDpEvent", "sampling_probability": 0.01, "event":
-        {"type": "GaussianDpEvent", "noise_multiplier": 1.1}}, "count": 10, "description":
-        "DP-SGD step", "details": {"l2_norm_clip": {"float": "inf"}}, "origin": "a"}],
-        "not_private_reasons": ["fixed seed"]}"""
-    ledger = accounting.PrivacyLedger.from_json(text)
-    assert ledger.releases == (
-        accounting.Release(STEP, 10, "DP-SGD step", {"l2_norm_clip": math.inf}),
-    )
-    assert ledger.not_private_reasons == ("fixed seed",)
+def test_every_single_edit_is_refused():
+    ledger = ledger_of((STEP, 100), (SCORE, 3))
+    ledger.mark_not_private("seed")
+    text = ledger.to_json()
+    edits = list(edits_of(json.loads(text)))
+    assert len(edits) > 50
+    for edited in edits:
+        with pytest.raises(ValueError, match="Received: "):
+            accounting.PrivacyLedger.from_json(json.dumps(edited))
+    for length in range(len(text)):
+        with pytest.raises(ValueError, match="Received: "):
+            accounting.PrivacyLedger.from_json(text[:length])
+
+
+@pytest.mark.parametrize("change", [{"total": 9}, {"total": 10.0}, {"total": None}])
+def test_number_of_releases_that_does_not_fit(change):
+    """Also where the digest was computed anew."""
+    with pytest.raises(ValueError, match="total must be 10, the sum of the counts. Received"):
+        accounting.PrivacyLedger.from_json(document(**change))
+
+
+def test_edited_ledger_names_the_digest():
+    text = ledger_of((STEP, 1000)).to_json()
+    for edited in (text.replace("1000", "10"), text.replace("1.1", "9.9")):
+        with pytest.raises(ValueError, match="changed, cut or damaged .* Received: digest='"):
+            accounting.PrivacyLedger.from_json(edited)
+
+
+def test_layout_does_not_matter():
+    ledger = ledger_of((STEP, 10))
+    text = json.dumps(json.loads(ledger.to_json()), indent=2, sort_keys=True)
+    assert accounting.PrivacyLedger.from_json(text) == ledger
 
 
 @pytest.mark.parametrize(

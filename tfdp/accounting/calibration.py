@@ -354,7 +354,7 @@ def _signal(target_epsilon: float, delta: float) -> float:
     In the large-noise limit RDP is rho * order with rho = q^2 steps / (2 sigma^2), so that epsilon
     is about rho + 2 sqrt(rho log(1/delta)); solved for rho.
     """
-    log_delta = math.log(1.0 / delta)
+    log_delta = -math.log(delta)
     return math.sqrt(2.0) * (math.sqrt(log_delta + target_epsilon) - math.sqrt(log_delta))
 
 

@@ -1,5 +1,6 @@
 """From releases to epsilon and delta, by either accountant."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 
@@ -99,7 +100,7 @@ def zcdp_epsilon(rho: float, delta: float) -> float:
     """
     rho = _validate.non_negative("rho", rho)
     delta = _validate.delta("delta", delta)
-    return rho + 2.0 * math.sqrt(rho * math.log(1.0 / delta))
+    return rho + 2.0 * math.sqrt(-rho * math.log(delta))
 
 
 def large_delta(delta: float, num_examples: float) -> str | None:
@@ -154,9 +155,11 @@ def epsilon_of(
     if not counts:
         return 0.0
     if accountant == "pld":
-        return min(
-            loss_distribution.epsilon(bound, delta, coarse=coarse) for bound in _fixed_size(counts)
-        )
+        with contextlib.suppress(loss_distribution.UnwieldyError):  # The other bound holds as well.
+            return min(
+                loss_distribution.epsilon(bound, delta, coarse=coarse)
+                for bound in _fixed_size(counts)
+            )
     return min(
         renyi.epsilon(renyi.total(bound), delta - slack) if slack < delta else math.inf
         for bound, slack in _truncated(counts)
@@ -181,7 +184,8 @@ def delta_of(counts: Mapping[events.Leaf, int], epsilon: float, accountant: str)
     if math.isinf(epsilon):
         return 0.0
     if accountant == "pld":
-        return min(loss_distribution.delta(bound, epsilon) for bound in _fixed_size(counts))
+        with contextlib.suppress(loss_distribution.UnwieldyError):
+            return min(loss_distribution.delta(bound, epsilon) for bound in _fixed_size(counts))
     return min(
         1.0,
         *(renyi.delta(renyi.total(bound), epsilon) + slack for bound, slack in _truncated(counts)),

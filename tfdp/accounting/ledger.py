@@ -279,7 +279,7 @@ class PrivacyLedger:
         )
 
     def to_json(self) -> str:
-        """Writes the ledger as JSON, with the version of the format in it.
+        """Writes the ledger as JSON, with the version of the format and a digest in it.
 
         Returns:
             The text, for `from_json`.
@@ -290,6 +290,10 @@ class PrivacyLedger:
     def from_json(cls, text: str) -> "PrivacyLedger":
         """Reads a ledger that `to_json` has written.
 
+        The text holds a digest of itself and the number of all releases, so that one which was
+        cut, damaged or edited is refused. They are no signature: whoever computes them anew can
+        write any ledger.
+
         Args:
             text: the JSON text.
 
@@ -298,14 +302,14 @@ class PrivacyLedger:
 
         Raises:
             TypeError: if the argument is not a string.
-            ValueError: if the text is malformed, of an unknown version, or holds an event or a
-                value that `charge` refuses.
+            ValueError: if the text is malformed, of another version of the format, does not fit
+                its digest or its number of releases, or holds an event or a value that `charge`
+                refuses.
         """
         entries, reasons = serialization.load(text)
         ledger = cls()
         try:
             for origin, entry in entries:
-                _validate.integer("count", entry.count, minimum=1)
                 ledger._origin = _validate.text("origin", origin)
                 ledger.charge(
                     entry.event,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import dp_accounting
 import numpy as np
 from dp_accounting.dp_event import TruncatedSubsampledGaussianDpEvent
-from dp_accounting.pld import pld_pmf, privacy_loss_distribution
+from dp_accounting.pld import common, pld_pmf, privacy_loss_distribution
 from scipy import special
 
 from tfdp.accounting import events
@@ -36,6 +36,18 @@ _CUT = math.sqrt(-2.0 * _LOG_MASS_CUT)
 # Below this delta the cut above and the rounding of the Fourier
 # transforms that compose distributions begin to show: still an upper bound, no longer tight.
 SMALLEST_DELTA = 1e-10
+
+
+# Beyond these the bound by RDP is taken: the points of a composition (seconds), how often a release
+# is composed (a transform raised to the n-th power is off by 1e-16 n) and the mesh (overflow).
+_MOST_POINTS = 2**24
+_MOST_REPETITIONS = 10**9
+_WIDEST_MESH = 1.0
+_TAIL = 1e-15  # What dp_accounting cuts from compositions, and adds to delta.
+
+
+class UnwieldyError(ArithmeticError):
+    """A composition has no distribution that could be held, or none within seconds."""
 
 
 def unsupported(counts: Mapping[events.Leaf, int]) -> events.Leaf | None:
@@ -64,6 +76,7 @@ def epsilon(counts: Mapping[events.Leaf, int], delta: float, *, coarse: bool = F
 
     Raises:
         ValueError: if a release has no privacy loss distribution here.
+        UnwieldyError: if the releases are too many or too far from private for one.
     """
     if any(events.is_non_private(leaf) for leaf in counts):
         return math.inf
@@ -84,6 +97,7 @@ def delta(counts: Mapping[events.Leaf, int], epsilon: float) -> float:
 
     Raises:
         ValueError: if a release has no privacy loss distribution here.
+        UnwieldyError: if the releases are too many or too far from private for one.
     """
     if any(events.is_non_private(leaf) for leaf in counts):
         return 1.0
@@ -116,6 +130,8 @@ def _composed(
     if not counts:
         return None
     mesh = _mesh(counts, fineness)
+    if not mesh <= _WIDEST_MESH:
+        raise UnwieldyError(f"mesh of {mesh}")
     parts = [_repeated(leaf, count, mesh) for leaf, count in counts.items()]
     result = parts[0]
     for part in parts[1:]:
@@ -136,7 +152,24 @@ def _repeated(
             log_mass_truncation_bound=_LOG_MASS_CUT,
         )
     single = _single(leaf, mesh)
-    return single if count == 1 else single.self_compose(count)
+    return single if count == 1 else _self_composed(single, count)
+
+
+def _self_composed(
+    distribution: privacy_loss_distribution.PrivacyLossDistribution, count: int
+) -> privacy_loss_distribution.PrivacyLossDistribution:
+    """Composes a distribution with itself, if that can be done.
+
+    `dp_accounting` may hold few points in a dictionary, and then raises their number to the power
+    of `count`, which takes hours for a billion: so they are put into arrays first.
+    """
+    remove, add = distribution._pmf_remove, distribution._pmf_add
+    parts = [pmf.to_dense_pmf() for pmf in ((remove,) if add is remove else (remove, add))]
+    for part in parts:
+        low, high = common.compute_self_convolve_bounds(part._probs, count, _TAIL)
+        if count > _MOST_REPETITIONS or high - low > _MOST_POINTS:
+            raise UnwieldyError(f"{count} releases")
+    return privacy_loss_distribution.PrivacyLossDistribution(*parts).self_compose(count, _TAIL)
 
 
 @functools.lru_cache(maxsize=32)

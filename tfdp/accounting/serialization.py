@@ -1,19 +1,22 @@
 """The ledger as JSON: read by people, checked on the way in, never executed.
 
 ```json
-{"format": "tfdp privacy ledger", "version": 2,
+{"format": "tfdp privacy ledger", "version": 3,
  "releases": [{"event": {"type": "PoissonSampledDpEvent", "sampling_probability": 0.01,
                          "event": {"type": "GaussianDpEvent", "noise_multiplier": 1.1}},
                "count": 1000, "description": "DP-SGD step", "details": {"l2_norm_clip": 1.0},
                "origin": "5f0c...", "estimate": null}],
- "not_private_reasons": []}
+ "not_private_reasons": [], "total": 1000, "digest": "3c0f..."}
 ```
 
-Infinite numbers, which JSON lacks, are written `{"float": "inf"}`. `estimate` is an event or null;
-version 1 lacked it. Later versions of the format get a higher version number; this reader refuses
-what it does not know rather than guess.
+Infinite numbers, which JSON lacks, are written `{"float": "inf"}`. `estimate` is an event or null.
+`total` is the sum of the counts, and `digest` the SHA-256 of all the rest, so that a text that was
+cut, damaged or edited is refused. There is no key in it: who computes it anew is not noticed.
+Earlier versions had no digest and are not read, as they would be a way around it; later ones get a
+higher number. This reader refuses what it does not know rather than guess.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -25,9 +28,9 @@ from tfdp.accounting import events
 from tfdp.accounting.release import Release
 
 FORMAT = "tfdp privacy ledger"
-VERSION = 2
-_VERSIONS = (1, 2)  # what `load` reads
+VERSION = 3
 
+_KEYS = {"format", "version", "releases", "not_private_reasons", "total", "digest"}
 _TYPES = {kind.__name__: kind for kind in events.EVENT_FIELDS}
 _INFINITIES = {"inf": math.inf, "-inf": -math.inf}
 
@@ -42,6 +45,7 @@ def dump(entries: Iterable[tuple[str, Release]], not_private_reasons: Iterable[s
     Returns:
         JSON text.
     """
+    entries = list(entries)
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -57,8 +61,9 @@ def dump(entries: Iterable[tuple[str, Release]], not_private_reasons: Iterable[s
             for origin, release in entries
         ],
         "not_private_reasons": list(not_private_reasons),
+        "total": sum(release.count for _, release in entries),
     }
-    return json.dumps(document, allow_nan=False)
+    return json.dumps({**document, "digest": digest(document)}, allow_nan=False)
 
 
 def load(text: str) -> tuple[list[tuple[str, Release]], list[str]]:
@@ -72,12 +77,14 @@ def load(text: str) -> tuple[list[tuple[str, Release]], list[str]]:
 
     Raises:
         TypeError: if the argument is not a string.
-        ValueError: if the text is not such a ledger, or of an unknown version.
+        ValueError: if the text is not such a ledger, of another version, or not as it was written:
+            the digest or the total does not fit.
     """
     if not isinstance(text, str):
         raise TypeError(f"`text` must be a string. Received: text={text!r}")
     try:
         document = json.loads(text, parse_constant=_refuse_constant)
+        found = digest(document)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"`text` must be the JSON of a privacy ledger ({error}). Received: text={_short(text)}"
@@ -86,9 +93,16 @@ def load(text: str) -> tuple[list[tuple[str, Release]], list[str]]:
     if document.get("format") != FORMAT:
         raise _error(f"marked {FORMAT!r}", "format", document.get("format"))
     version = document.get("version")
-    if type(version) is not int or version not in _VERSIONS:
-        raise _error(f"one of {_VERSIONS}, the versions known here", "version", version)
-    _expect_keys(document, {"format", "version", "releases", "not_private_reasons"}, "ledger")
+    if type(version) is not int or version != VERSION:
+        raise _error(f"{VERSION}, the version known here", "version", version)
+    _expect_keys(document, _KEYS, "ledger")
+    if document["digest"] != found:
+        raise _error(
+            f"{found!r}, that of what is in it: it was changed, cut or damaged after it was "
+            "written, and may lack what was spent",
+            "digest",
+            document["digest"],
+        )
     _expect(isinstance(document["releases"], list), "a list", "releases", document["releases"])
     reasons = document["not_private_reasons"]
     _expect(
@@ -97,7 +111,25 @@ def load(text: str) -> tuple[list[tuple[str, Release]], list[str]]:
         "not_private_reasons",
         reasons,
     )
-    return [_release(entry, version) for entry in document["releases"]], reasons
+    entries = [_release(entry) for entry in document["releases"]]
+    total = sum(release.count for _, release in entries)
+    if type(document["total"]) is not int or document["total"] != total:
+        raise _error(f"{total}, the sum of the counts", "total", document["total"])
+    return entries, reasons
+
+
+def digest(document: Any) -> str:
+    """Returns the SHA-256 of a ledger's JSON, however it is laid out.
+
+    Args:
+        document: the JSON as Python holds it, with its digest or without.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    if isinstance(document, dict):
+        document = {key: value for key, value in document.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def event_to_dict(event: dp_accounting.DpEvent) -> dict[str, Any]:
@@ -157,16 +189,18 @@ def event_from_dict(value: Any, depth: int = 0) -> dp_accounting.DpEvent:
     return kind(**arguments)
 
 
-def _release(entry: Any, version: int) -> tuple[str, Release]:
+def _release(entry: Any) -> tuple[str, Release]:
     _expect(isinstance(entry, dict), "a JSON object", "release", entry)
-    keys = {"event", "count", "description", "details", "origin"}
-    _expect_keys(entry, keys if version == 1 else keys | {"estimate"}, "release")
-    estimate = entry.get("estimate")
-    details = entry["details"]
+    _expect_keys(
+        entry, {"event", "count", "description", "details", "origin", "estimate"}, "release"
+    )
+    estimate, details = entry["estimate"], entry["details"]
+    count = entry["count"]
+    _expect(type(count) is int and count >= 1, "an integer, at least 1", "count", count)
     _expect(isinstance(details, dict), "a JSON object", "details", details)
     release = Release(
         event_from_dict(entry["event"]),
-        entry["count"],
+        count,
         entry["description"],
         {key: _from_number(value) for key, value in details.items()},
         None if estimate is None else event_from_dict(estimate),

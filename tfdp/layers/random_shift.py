@@ -40,7 +40,7 @@ class RandomShift(keras.layers.Layer):
 
     def __init__(self, padding: int = 4, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.padding = _validate.integer("padding", padding, minimum=0)
+        self.padding = _validate.integer("padding", padding, minimum=0, maximum=2**30 - 1)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
