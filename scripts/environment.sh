@@ -21,7 +21,7 @@ prepare_environment() {
   stamp=$VENV/tfdp-installed${extra:+-$extra}
   wanted=$(cat pyproject.toml setup.py | cksum)
   if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
-    echo "Installing tfdp${extra:+ with what its ${extra}s need} (a few minutes the first time)" >&2
+    echo "Installing tfdp${extra:+ and what its \"$extra\" extra asks for} (a few minutes the first time)" >&2
     install ".${extra:+[$extra]}"
     echo "$wanted" | tee "$stamp" > "$VENV/tfdp-installed"
   fi
