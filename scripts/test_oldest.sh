@@ -18,5 +18,5 @@ prepare_environment test
 # What old releases use of newer ones may be deprecated there by now; and Keras 3.10 expects a list
 # with one tensor where it has loaded a model of one input, and says so.
 quietly "$PYTHON" -m pytest -W ignore::DeprecationWarning \
-  -W "ignore:Exception encountered when calling:UserWarning" \
+  -W "ignore:The structure of:UserWarning" \
   --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
