@@ -523,7 +523,7 @@ def test_clipping_summary_names_layers_and_methods():
     table = private.clipping_summary()
     assert "example loop" in table and "gram" in table and "73,728" in table
     left, right = keras.Input((4,), name="a"), keras.Input((3,), name="b")
-    both = keras.Model({"a": left, "b": right}, keras.layers.Dense(2)(left) + left[:, :2])
+    both = keras.Model({"a": left, "b": right}, keras.layers.Dense(2)(left) + right[:, :2])
     assert "closed form" in tfdp.make_private(both).clipping_summary()
     unseen = tfdp.make_private(Subclassed())
     with pytest.raises(ValueError, match="not trained yet"):
