@@ -7,6 +7,8 @@
 set -euo pipefail
 export TFDP_VENV=${TFDP_VENV:-.venv-oldest}
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# On some CPUs the oneDNN kernels of TensorFlow 2.18 give NaN, or end the process.
+export TF_ENABLE_ONEDNN_OPTS=${TF_ENABLE_ONEDNN_OPTS:-0}
 
 # install REQUIREMENT: by uv, because pip has no such choice of releases.
 install() {
