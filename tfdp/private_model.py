@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import warnings
 from collections.abc import Callable
@@ -515,6 +516,8 @@ class PrivateModel(PrivateStep):
             endless = batches.cardinality() == tf.data.INFINITE_CARDINALITY
         else:
             batches, endless = _replicas.distributed(data, strategy), True
+        if verbose and not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = _with_last_epsilon(_listed(callbacks))
         nonfinite = _replicas.value_of(self._nonfinite_examples)
         try:
             history = super().fit(
@@ -621,6 +624,24 @@ class PrivateModel(PrivateStep):
                 f"Received: num_microbatches={optimizer.num_microbatches}"
             )
         return mechanism
+
+
+class _ProgressBar(keras.callbacks.ProgbarLogger):
+    """Shows the last epsilon: before Keras 3.15 the bar shows means over the steps of an epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.progbar.stateful_metrics.add("epsilon")
+
+
+def _with_last_epsilon(callbacks: list) -> list:
+    """The callbacks, with a progress bar if Keras's own would show another epsilon."""
+    averages = "stateless_metrics" not in inspect.signature(keras.utils.Progbar).parameters
+    if not averages or any(
+        isinstance(callback, keras.callbacks.ProgbarLogger) for callback in callbacks
+    ):
+        return callbacks
+    return [*callbacks, _ProgressBar()]
 
 
 def _listed(callbacks: Any) -> list:
