@@ -10,10 +10,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # On some CPUs the oneDNN kernels of TensorFlow 2.18 give NaN, or end the process.
 export TF_ENABLE_ONEDNN_OPTS=${TF_ENABLE_ONEDNN_OPTS:-0}
 
-# install REQUIREMENT: by uv, because pip has no such choice of releases.
+# install REQUIREMENT: by uv, because pip has no such choice of releases. Newer releases of
+# tensorflow-metadata than the one named do not import with the protobuf of TensorFlow 2.18.
 install() {
   "$PYTHON" -m pip install --quiet uv
-  "$VENV/bin/uv" pip install --quiet --python="$PYTHON" --resolution=lowest-direct --editable "$1"
+  "$VENV/bin/uv" pip install --quiet --python="$PYTHON" --resolution=lowest-direct --editable "$1" \
+    tensorflow-metadata==1.17.2
 }
 
 prepare_environment test

@@ -160,7 +160,9 @@ def test_weights_are_kept(tmp_path):
 
 def test_a_network_with_other_inputs_is_refused():
     latent, embedding, context = inputs()
-    swapped = keras.Model([embedding, latent, context], latent)
+    in_other_order = [embedding, latent, context]
+    rows = [keras.layers.Flatten()(tensor) for tensor in in_other_order]
+    swapped = keras.Model(in_other_order, keras.layers.Concatenate()(rows))
     with pytest.raises(ValueError, match="`unet`.*latent.*timestep_embedding.*context"):
         StableDiffusionDenoiser(swapped)
 
