@@ -51,7 +51,7 @@ assert (3, 10) <= sys.version_info < (3, 14)' 2>/dev/null; then
 # quietly COMMAND...: runs it without the lines that TensorFlow writes on a machine without a GPU
 # before it has read its log level. Everything else passes, and so does the exit status.
 quietly() {
-  local noise='before absl::InitializeLog\(\)|cudart_stub\.cc|cuda_platform\.cc'
+  local noise='before absl::InitializeLog\(\)|cudart_stub\.cc|cuda_platform\.cc|failed call to cuInit'
   noise+='|oneDNN custom operations are on|when one has already been registered'
   { "$@" 2>&1 >&3 3>&- | sed -u -E "/$noise/d" >&2 3>&-; } 3>&1
 }

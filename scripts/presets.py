@@ -151,6 +151,10 @@ def _cifar_cnn(variant: str) -> ModelBuilder:
     return build
 
 
+def _standardized_mnist_cnn(activation, **shapes) -> keras.Model:
+    return tfdp.models.mnist_cnn(activation, standardize=True, **shapes)
+
+
 def _wide_resnet(activation, **shapes) -> keras.Model:
     del activation  # ReLU, as `train_settings` has made sure.
     return tfdp.models.wide_resnet(normalize=shapes["input_shape"][-1] == 3, **shapes)
@@ -192,6 +196,7 @@ MODELS: dict[str, ModelBuilder] = {
     "scattering_cnn": _scattering_cnn,
     "digits_mlp": tfdp.models.digits_mlp,
     "mnist_cnn": tfdp.models.mnist_cnn,
+    "mnist_cnn_standardized": _standardized_mnist_cnn,
     "cifar_cnn": _cifar_cnn("all_conv"),
     "cifar_cnn_dense": _cifar_cnn("dense"),
     "wide_resnet": _wide_resnet,

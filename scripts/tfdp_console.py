@@ -15,6 +15,7 @@ from collections.abc import Iterator
 _NOISE = (
     b"before absl::InitializeLog()",
     b"cudart_stub.cc",
+    b"failed call to cuInit",
     b"cuda_platform.cc",
     b"oneDNN custom operations are on",
     b"when one has already been registered",

@@ -240,7 +240,9 @@ def stand_in_for_stable_diffusion(*args, **kwargs):
 def denoising_network():
     latent = keras.Input((8, 8, 4), name="latent")
     others = keras.Input((6,), name="timestep_embedding"), keras.Input((3, 5), name="context")
-    return keras.Model([latent, *others], latent)
+    numbers = keras.layers.Concatenate()([keras.layers.Flatten()(other) for other in others])
+    added = keras.layers.Reshape((8, 8, 4))(keras.layers.Dense(8 * 8 * 4)(numbers))
+    return keras.Model([latent, *others], keras.layers.Add()([latent, added]))
 
 
 def image_classifier(classes=2):
@@ -1026,7 +1028,7 @@ CASES: dict[str, Case] = {
         tfdp.models.cifar_cnn, variant=CHOICE, normalize=(None, 1, "yes")
     ),
     "tfdp.models.digits_mlp": model_case(tfdp.models.digits_mlp),
-    "tfdp.models.mnist_cnn": model_case(tfdp.models.mnist_cnn),
+    "tfdp.models.mnist_cnn": model_case(tfdp.models.mnist_cnn, standardize=(None, 1, "yes")),
     "tfdp.models.scattering_cnn": model_case(tfdp.models.scattering_cnn, variant=CHOICE),
     "tfdp.models.nf_resnet50": a(
         tfdp.models.nf_resnet50,

@@ -47,6 +47,21 @@ def test_any_activation_is_saved_and_loaded(activation, tmp_path):
     np.testing.assert_allclose(loaded(x), model(x), rtol=1e-5, atol=1e-6)
 
 
+def test_each_image_is_standardized_by_itself(tmp_path):
+    plain, standardized = mnist_cnn(), mnist_cnn(standardize=True)
+    assert standardized.count_params() == plain.count_params()
+    standardized.set_weights(plain.get_weights())
+    x = np.random.default_rng(0).random((3, 28, 28, 1), "float32") * [[[[0.1]]], [[[1.0]]], [[[5]]]]
+    pixels = (1, 2, 3)
+    by_hand = (x - x.mean(pixels, keepdims=True)) / np.sqrt(x.var(pixels, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(standardized(x), plain(by_hand), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(standardized(x[:1]), standardized(x)[:1], rtol=1e-4, atol=1e-5)
+    assert np.isfinite(standardized(np.zeros((1, 28, 28, 1)))).all()
+    standardized.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(x), standardized(x), rtol=1e-4, atol=1e-5)
+
+
 def test_other_images_and_classes():
     model = mnist_cnn(input_shape=(32, 32, 3), num_classes=5)
     assert model(np.zeros((1, 32, 32, 3))).shape == (1, 5)

@@ -1,7 +1,9 @@
 """Depthwise and separable convolutions."""
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from clipping.rules.layer_cases import check, few, layer_arguments, run_arguments, sizes, windows
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +51,10 @@ def test_channels_first(loop, use_bias):
     arguments = {"data_format": "channels_first", "use_bias": use_bias}
     # As wide as it has filters: Keras then takes the bias for one of columns.
     layer = keras.layers.SeparableConv2D(4, (3, 2), **arguments)
+    try:
+        layer(np.zeros((1, 2, 6, 5), "float32"))
+    except tf.errors.UnimplementedError as error:
+        pytest.skip(f"older Keras cannot run this layer on a CPU: {error}")
     assert ("run again" in check(layer, (2, 6, 5), loop=loop)[0]) == use_bias
     if not use_bias:
         check(keras.layers.DepthwiseConv1D(3, **arguments), (2, 6), loop=loop)
