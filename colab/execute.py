@@ -21,7 +21,8 @@ SECONDS_A_CELL = 600
 #: What TensorFlow writes on a machine without a GPU before it has read its log level.
 NOISE = re.compile(
     r".*(before absl::InitializeLog\(\)|cudart_stub\.cc|cuda_platform\.cc|"
-    r"failed call to cuInit|oneDNN custom operations are on|when one has already been registered).*\n?"
+    r"failed call to cuInit|oneDNN custom operations are on|"
+    r"when one has already been registered).*\n?"
 )
 
 
