@@ -13,6 +13,7 @@ The settings are in `experiments.py`.
 """
 
 import concurrent.futures
+import dataclasses
 import json
 import os
 import pathlib
@@ -141,6 +142,10 @@ def reproduce(values: flags.FlagValues) -> None:
         raise UsageError("Give --experiment; --list says what there is. Received: experiment=None")
     experiment = EXPERIMENTS[values.experiment]
     quick = experiment.quick if values.quick else {}
+    if quick:
+        told = "(quick check, with other settings)"
+        tables = {f"{title} {told}": rows for title, rows in experiment.rows.items()}
+        experiment = dataclasses.replace(experiment, rows=tables)
     name = values.experiment + ("_quick" if quick else "")
     folder = pathlib.Path(values.output_dir or f"runs/{name}")
     threads = max(1, (os.cpu_count() or 1) // values.jobs)

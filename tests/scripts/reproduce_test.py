@@ -121,6 +121,7 @@ def test_a_training_that_fails_does_not_hide_the_others(commands, tmp_path, monk
     with pytest.raises(SystemExit, match="1 of 2 runs failed"):
         reproduced("--experiment=test", "--seeds=1", "--quick", f"--output_dir={tmp_path}")
     table = (tmp_path / "table.md").read_text()
+    assert "Digits (quick check, with other settings)" in table  # No figures of the row's settings.
     assert "| plain |" in table and "| trials |" not in table
     assert all("--epochs=1" in command for command in commands)
 
