@@ -71,6 +71,13 @@ def test_every_public_name_has_its_place_in_the_api_pages(room):
     assert not missing
 
 
+@pytest.mark.parametrize("room", rooms(), ids=lambda room: room.__name__)
+def test_every_public_class_and_function_has_an_example(room):
+    values = {name: getattr(room, name) for name in public_names(room)}
+    called = {name: value for name, value in values.items() if callable(value)}
+    assert [n for n, value in called.items() if "Example:" not in (value.__doc__ or "")] == []
+
+
 def guides():
     """The pages that have code to run."""
     return [page for page in sorted(DOCS.glob("*.md")) if "```python\n" in page.read_text()]

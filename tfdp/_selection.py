@@ -40,6 +40,17 @@ class Selection:
 
     Formal guarantee: ``layers``, ``names`` and ``scores`` are together an output of ``event``, if
     there are no ``not_private_reasons``; all else is known without the data.
+
+    Example:
+        >>> import keras, numpy as np, tfdp
+        >>> first, last = keras.layers.Dense(4, name="a"), keras.layers.Dense(2, name="b")
+        >>> model = keras.Sequential([keras.Input((3,)), first, last])
+        >>> data = np.zeros((20, 3)), np.zeros(20, "int32")
+        >>> selection = tfdp.saliency.select(
+        ...     model, keras.losses.SparseCategoricalCrossentropy(from_logits=True), data,
+        ...     mechanism="random", fraction=0.5, candidates="all_matrices")
+        >>> len(selection.layers), selection.candidates, selection.scores
+        (1, ('a', 'b'), None)
     """
 
     layers: tuple[str, ...]

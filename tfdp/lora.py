@@ -192,6 +192,15 @@ def save_adapters(model: keras.Model, path: str | os.PathLike) -> None:
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the model is not built or has no adapters.
+
+    Example:
+        >>> import keras, os, tempfile, tfdp
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="body")])
+        >>> tfdp.lora.enable(model, ["body"], rank=2)
+        >>> path = os.path.join(tempfile.mkdtemp(), "adapters.npz")
+        >>> tfdp.lora.save_adapters(model, path)
+        >>> os.path.exists(path)
+        True
     """
     arrays = _adapters.arrays_of(_with_adapters(model))
     path = _validate.path("path", path)

@@ -17,7 +17,14 @@ from tfdp.noise import DiscreteGaussianNoise, GaussianNoise
 
 
 class DPOptimizerMixin:
-    """What makes a Keras optimizer class a DP optimizer. See the classes below."""
+    """What makes a Keras optimizer class a DP optimizer. See the classes below.
+
+    Example:
+        >>> import tfdp
+        >>> optimizer = tfdp.optimizers.VectorizedDPKerasAdamOptimizer(0.5, noise_multiplier=2.0)
+        >>> isinstance(optimizer, DPOptimizerMixin), optimizer.noise_stddev
+        (True, 1.0)
+    """
 
     _ema_warmup = False
 

@@ -69,6 +69,10 @@ class Trial:
         score: What it reached; more is better. Not a number if it failed.
         seconds: How long it took.
         folder: Where it left its files.
+
+    Example:
+        >>> Trial({"learning_rate": 2.0}, score=0.81, seconds=12.5, folder="runs/search/a").score
+        0.81
     """
 
     parameters: dict[str, Any]
@@ -83,6 +87,11 @@ class Search:
 
     Attributes:
         trials: All of them.
+
+    Example:
+        >>> trials = [Trial({"learning_rate": x}, x / 10, 1.0, f"runs/{x}") for x in (4, 2)]
+        >>> Search(tuple(trials)).best.parameters
+        {'learning_rate': 4}
     """
 
     trials: tuple[Trial, ...]

@@ -38,6 +38,14 @@ class Statistics:
 
     Formal guarantee: `mean`, `directions` and `variances` are together an output of `event`, if
     there are no `not_private_reasons`; all else is known without the data.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> x = np.random.default_rng(0).normal(3.0, 1.0, size=(5000, 4))
+        >>> statistics = tfdp.statistics.measure(
+        ...     x, l2_norm_clip=10.0, noise_multiplier=1.0, num_directions=2)
+        >>> statistics.mean.shape, statistics.directions.shape, statistics.factors.shape
+        ((4,), (4, 2), (2,))
     """
 
     mean: np.ndarray

@@ -231,6 +231,11 @@ class Plan:
         runs: The family, by steps and then by noise. All stay within the budget.
         recommended: One of them.
         simulation: How to tune it: the recommended run at a small batch size. Not private.
+
+    Example:
+        >>> found = plan(3.0, 1e-5, 60_000, max_batch_size=4096, noise_multipliers=[2.5])
+        >>> found.recommended in found.runs, found.recommended.noise_multiplier
+        (True, 2.5)
     """
 
     target_epsilon: float

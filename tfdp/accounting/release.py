@@ -25,6 +25,14 @@ class Release:
             reader: no epsilon depends on it.
         estimate: what would stand in for the event had the batches been Poisson samples, if that
             is worth telling. Only the statement's comparison depends on it.
+
+    Example:
+        >>> import tfdp
+        >>> ledger = tfdp.accounting.PrivacyLedger()
+        >>> ledger.charge(tfdp.accounting.dp_sgd_event(1.1, 0.01), 500, description="DP-SGD step")
+        >>> (release,) = ledger.releases
+        >>> release.count, release.description
+        (500, 'DP-SGD step')
     """
 
     event: dp_accounting.DpEvent

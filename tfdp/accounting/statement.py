@@ -51,6 +51,14 @@ class ReleaseSummary:
         noise_multiplier: noise standard deviation (scale, for Laplace noise) over sensitivity;
             `None` where the mechanism has none.
         details: what else was recorded.
+
+    Example:
+        >>> import tfdp
+        >>> ledger = tfdp.accounting.PrivacyLedger()
+        >>> ledger.charge(tfdp.accounting.dp_sgd_event(1.1, 0.01), 500, description="DP-SGD step")
+        >>> (summary,) = ledger.statement(delta=1e-5).releases
+        >>> summary.steps, summary.noise_multiplier, summary.sampling_probability
+        (500, 1.1, 0.01)
     """
 
     description: str
@@ -83,6 +91,16 @@ class PrivacyStatement:
         unit: whose privacy it is.
         relation: which data sets cannot be told apart.
         versions: package versions.
+
+    Example:
+        >>> import tfdp
+        >>> ledger = tfdp.accounting.PrivacyLedger()
+        >>> ledger.charge(tfdp.accounting.dp_sgd_event(1.1, 0.01), 500, description="DP-SGD step")
+        >>> statement = ledger.statement(delta=1e-5)
+        >>> statement.headline
+        '(epsilon = 1.09, delta = 1e-05)-differentially private, per training example.'
+        >>> statement.is_private, statement.epsilon == statement.epsilon_pld
+        (True, True)
     """
 
     delta: float

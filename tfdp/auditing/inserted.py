@@ -34,6 +34,14 @@ class InsertedCanaries:
     Raises:
         TypeError: If classes or coins have the wrong type.
         ValueError: If they are not one for each input, or the coins were not fair.
+
+    Example:
+        >>> import numpy as np
+        >>> coins = np.random.default_rng(0).random(10) < 0.5
+        >>> canaries = InsertedCanaries(np.ones((10, 3)), np.zeros(10, "int32"), coins)
+        >>> x, y = canaries.insert(np.zeros((50, 3)), np.ones(50, "int32"))
+        >>> len(x) - 50 == sum(coins.tolist())
+        True
     """
 
     x: np.ndarray

@@ -28,6 +28,16 @@ class ClassMembership:
         others: Other examples of it.
         auc: Area under the ROC curve; ``None`` where there are no members or no others.
         tpr_at_fpr: True positive rate at each false positive rate; ``None`` in the same case.
+
+    Example:
+        >>> import numpy as np
+        >>> random = np.random.default_rng(0)
+        >>> labels = np.repeat([0, 1], 500)  # Losses of the second class alone tell the members.
+        >>> losses = np.where(labels == 0, 1.0, 0.2) * random.exponential(size=1000)
+        >>> attack = membership_attack(losses, random.exponential(size=1000),
+        ...     member_labels=labels, other_labels=labels)
+        >>> [(one.label, one.members, round(one.auc, 1)) for one in attack.classes]
+        [(0, 500, 0.5), (1, 500, 0.8)]
     """
 
     label: int
@@ -51,6 +61,14 @@ class MembershipAttack(result.Result):
         classes: The same for each class; empty if no classes were given.
         false_positive_rates: Of the ROC curve.
         true_positive_rates: Of the ROC curve.
+
+    Example:
+        >>> import numpy as np
+        >>> random = np.random.default_rng(0)
+        >>> losses_of_members, losses_of_others = random.exponential(size=(2, 5000))
+        >>> attack = membership_attack(losses_of_members, losses_of_others)
+        >>> round(attack.auc, 1), sorted(attack.tpr_at_fpr)  # It finds nothing.
+        (0.5, [0.001, 0.01])
     """
 
     auc: float

@@ -28,6 +28,20 @@ class NeighbourReport(result.Result):
         charged: Noise multipliers of the charged events, and how many there are of each.
         drawn: The same of the crossings: the noise over the declared sensitivity.
         violations: What is wrong, in words; empty if nothing was found.
+
+    Example:
+        >>> import keras, numpy as np, tfdp
+        >>> x, y = np.eye(8)[:, :4], np.zeros(8, "int32")
+        >>> def pipeline():  # It is told a smaller sensitivity than its clip norm.
+        ...     private = tfdp.make_private(keras.Sequential([keras.layers.Dense(2)]))
+        ...     private.compile(
+        ...         tfdp.optimizers.VectorizedDPKerasSGDOptimizer(0.5, noise_multiplier=2.0),
+        ...         keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        ...     private.fit(x, y, batch_size=8, verbose=0)
+        ...     return private
+        >>> report = compare_neighbours(pipeline, sensitivities=[0.1])
+        >>> report.passed, len(report.crossings), report.charged
+        (False, 1, ((2.0, 1),))
     """
 
     crossings: tuple[Crossing, ...]

@@ -26,6 +26,13 @@ class Guesses:
         excluded: How many were guessed not to be: those of the lowest scores.
         correct: How many of all these were right.
         epsilon: The lower bound that follows, at the corrected confidence.
+
+    Example:
+        >>> import numpy as np
+        >>> coins = np.arange(200) % 2 == 0
+        >>> audit = one_run_audit(coins.astype(float), coins, delta=0.0)  # Scores that tell all.
+        >>> audit.best.correct == audit.best.included + audit.best.excluded
+        True
     """
 
     included: int
@@ -48,6 +55,13 @@ class OneRunAudit(result.Result):
         claimed_epsilon: What was claimed, or ``None``.
         scores: Of each canary.
         included: Whether each canary was included.
+
+    Example:
+        >>> import numpy as np
+        >>> coins = np.arange(200) % 2 == 0
+        >>> audit = one_run_audit(coins.astype(float), coins, delta=0.0, claimed_epsilon=1.0)
+        >>> round(audit.epsilon_lower_bound, 1), audit.contradicts_claim
+        (3.8, True)
     """
 
     epsilon_lower_bound: float

@@ -29,6 +29,14 @@ class ThresholdTest:
         false_positive_rate_upper: Upper confidence bound on the former.
         false_negative_rate_upper: Upper confidence bound on the latter. Both bounds hold together
             at the confidence of the audit.
+
+    Example:
+        >>> import numpy as np
+        >>> random = np.random.default_rng(0)
+        >>> with_it, without_it = random.normal(4, 1, 500), random.normal(0, 1, 500)
+        >>> audit = repeated_runs_audit(with_it, without_it, delta=1e-5)
+        >>> audit.test.false_negative_rate_upper > audit.test.false_negative_rate
+        True
     """
 
     threshold: float
@@ -55,6 +63,14 @@ class RepeatedRunsAudit(result.Result):
         claimed_epsilon: What was claimed, or ``None``.
         scores_with: Of the runs with the example.
         scores_without: Of those without it.
+
+    Example:
+        >>> import numpy as np
+        >>> random = np.random.default_rng(0)
+        >>> with_it, without_it = random.normal(4, 1, 500), random.normal(0, 1, 500)
+        >>> audit = repeated_runs_audit(with_it, without_it, delta=1e-5, claimed_epsilon=1.0)
+        >>> audit.contradicts_claim
+        True
     """
 
     epsilon_lower_bound: float

@@ -34,6 +34,20 @@ class Crossing:
         sensitivity: What was declared for the place; ``None`` if nothing was.
         stddev: Standard deviation of the noise, all replicas together.
         numbers: How many numbers.
+
+    Example:
+        >>> import keras, numpy as np, tfdp
+        >>> x, y = np.eye(8)[:, :4], np.zeros(8, "int32")
+        >>> def pipeline():
+        ...     private = tfdp.make_private(keras.Sequential([keras.layers.Dense(2)]))
+        ...     private.compile(
+        ...         tfdp.optimizers.VectorizedDPKerasSGDOptimizer(0.5, noise_multiplier=2.0),
+        ...         keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        ...     private.fit(x, y, batch_size=8, verbose=0)
+        ...     return private
+        >>> (crossing,) = tfdp.auditing.compare_neighbours(pipeline, sensitivities=[0.5]).crossings
+        >>> crossing.distance <= crossing.sensitivity * 1.0001, crossing.stddev, crossing.numbers
+        (True, 1.0, 10)
     """
 
     place: int

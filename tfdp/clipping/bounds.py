@@ -119,6 +119,13 @@ class Clipper:
     Attributes:
         groups: Indices of variables that are bounded together, with their bound.
         automatic_gamma: See `ClipBound`.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> clipper = Clipper(groups=(((0, 1), 5.0), ((2,), 1.0)))
+        >>> squared_norms = [tf.constant([36.0]), tf.constant([64.0]), tf.constant([0.25])]
+        >>> [float(factor[0]) for factor in clipper.factors(squared_norms)]  # 5 / sqrt(36 + 64), 1
+        [0.5, 0.5, 1.0]
     """
 
     groups: tuple[tuple[tuple[int, ...], float], ...]

@@ -19,6 +19,19 @@ class CompiledEngine:
     Args:
         engine: The engine.
         physical_batch_size: The size that is compiled; no batch may be longer.
+
+    Example:
+        >>> import keras, tensorflow as tf, tfdp
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> clipper = tfdp.clipping.ClipBound(1.0).resolve(model)
+        >>> plan = tfdp.clipping.make_plan(model)
+        >>> context = tfdp.clipping.Context(loop=False)
+        >>> engine = tfdp.clipping.RecordingEngine(model, clipper, plan, context)
+        >>> compiled = CompiledEngine(engine, physical_batch_size=4)
+        >>> x = tf.constant([[0.5], [3.0]])  # For this loss the inputs are the gradients.
+        >>> clipped = compiled(x, x, None, lambda y, y_pred, weights: tf.reduce_sum(y_pred, 1))
+        >>> clipped.sums[0].numpy()
+        array([[1.5]], dtype=float32)
     """
 
     def __init__(self, engine: Engine, physical_batch_size: int):

@@ -42,6 +42,16 @@ class ClippedGradients:
         finite: Which examples had a finite loss and gradient; the others count as zero.
         losses: Per-example losses, ``(batch,)``.
         y_pred: The model's outputs.
+
+    Example:
+        >>> import keras, tensorflow as tf, tfdp
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> clipper = tfdp.clipping.ClipBound(1.0).resolve(model)
+        >>> engine = tfdp.clipping.VectorizedEngine(model, clipper)
+        >>> x = tf.constant([[0.5], [3.0]])  # For this loss the inputs are the gradients.
+        >>> clipped = engine(x, x, None, lambda y, y_pred, weights: tf.reduce_sum(y_pred, 1))
+        >>> clipped.norms.numpy(), clipped.clipped.numpy(), clipped.sums[0].numpy()
+        (array([0.5, 3. ], dtype=float32), array([False,  True]), array([[1.5]], dtype=float32))
     """
 
     sums: list[tf.Tensor]
@@ -64,6 +74,14 @@ class LayerReport:
             ``None`` if unknown.
         method: The way, in a word.
         floats_per_example: Numbers held for one example beyond the layer's own activations.
+
+    Example:
+        >>> import keras, tensorflow as tf, tfdp
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> clipper = tfdp.clipping.ClipBound(1.0).resolve(model)
+        >>> engine = tfdp.clipping.VectorizedEngine(model, clipper)
+        >>> [(report.method, report.weights) for report in engine.reports]
+        [('vectorized', 1)]
     """
 
     layer: str
@@ -93,6 +111,15 @@ class Engine(abc.ABC):
     Formal guarantee: row by row, the norm of the clipped gradient is within the bound up to
     float32 rounding, for the gradient of example i's own loss in the one forward pass that was
     run, with its dropout masks. An example with a non-finite loss or gradient counts as zero.
+
+    Example:
+        >>> import keras, tensorflow as tf, tfdp
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> clipper = tfdp.clipping.ClipBound(1.0).resolve(model)
+        >>> engine = tfdp.clipping.VectorizedEngine(model, clipper)
+        >>> x = tf.constant([[0.5], [3.0]])  # For this loss the inputs are the gradients.
+        >>> engine(x, x, None, lambda y, y_pred, weights: tf.reduce_sum(y_pred, 1)).sums[0].numpy()
+        array([[1.5]], dtype=float32)
     """
 
     def __init__(self, model: keras.Model, clipper: Clipper, views: Any = None):
@@ -228,6 +255,16 @@ class RecordingEngine(Engine):
         plan: The model's plan, without refusals.
         context: Properties of the device.
         views: As of `Engine`.
+
+    Example:
+        >>> import keras, tensorflow as tf, tfdp
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> clipper = tfdp.clipping.ClipBound(1.0).resolve(model)
+        >>> plan = tfdp.clipping.make_plan(model)
+        >>> engine = RecordingEngine(model, clipper, plan, tfdp.clipping.Context())
+        >>> x = tf.constant([[0.5], [3.0]])  # For this loss the inputs are the gradients.
+        >>> engine(x, x, None, lambda y, y_pred, weights: tf.reduce_sum(y_pred, 1)).sums[0].numpy()
+        array([[1.5]], dtype=float32)
     """
 
     def __init__(

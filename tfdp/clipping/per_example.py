@@ -39,6 +39,20 @@ class PerExampleGradient(abc.ABC):
         method: How norms and sums are worked out, in a word, for ``clipping_summary()``.
         positions: How many outer products one example's gradient is a sum of (pixels, tokens).
         floats_per_example: Numbers held for one example beyond the layer's own activations.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> class OfScalar(PerExampleGradient):  # Of a variable with one number.
+        ...     method = "scalar"
+        ...     def squared_norm(self):
+        ...         return self.tensors[0] ** 2
+        ...     def weighted_sum(self, weights):
+        ...         return tf.reduce_sum(weights * self.tensors[0])
+        ...     def materialize(self):
+        ...         return self.tensors[0][:, None]
+        >>> gradient = OfScalar(tf.constant([3.0, 4.0]))
+        >>> gradient.squared_norm().numpy(), gradient.merged(2).squared_norm().numpy()
+        (array([ 9., 16.], dtype=float32), array([49.], dtype=float32))
     """
 
     method: str

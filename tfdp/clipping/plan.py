@@ -26,6 +26,13 @@ class Plan:
     Attributes:
         rules: Rules by layer, in the model's order.
         refusals: What no rule can serve, in words; empty if the whole model is served.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")])
+        >>> plan = make_plan(model)
+        >>> [(layer.name, type(rule).__name__) for layer, rule in plan.rules.items()], plan.refusals
+        ([('out', 'DenseRule')], ())
     """
 
     rules: dict[keras.layers.Layer, Rule]

@@ -24,6 +24,13 @@ class Call:
         kwargs: Keyword arguments of the call.
         output: What the layer returned; for layers that apply ``self.activation`` last, the
             pre-activation.
+
+    Example:
+        >>> import keras, tensorflow as tf
+        >>> layer, x = keras.layers.Dense(2), tf.ones([4, 3])
+        >>> call = Call(layer, args=(), kwargs={"inputs": x}, output=layer(x))
+        >>> call.input.shape, call.output.shape
+        (TensorShape([4, 3]), TensorShape([4, 2]))
     """
 
     layer: keras.layers.Layer
@@ -46,6 +53,10 @@ class Context:
     Attributes:
         loop: Whether a loop over single examples is a good way to use this device. True on a CPU
             without XLA, where it is faster than one large batched product.
+
+    Example:
+        >>> Context(loop=False)  # As on a GPU.
+        Context(loop=False)
     """
 
     loop: bool = True
@@ -54,12 +65,27 @@ class Context:
 class Rule(abc.ABC):
     """Per-example gradients of one layer family.
 
-    Subclass it and decorate with `register_rule`, which has an example. A rule serves a layer class
-    and those of its subclasses that do not override ``call``.
+    Subclass it and decorate with `register_rule`. A rule serves a layer class and those of its
+    subclasses that do not override ``call``.
 
     Attributes:
         ends_with_activation: Whether the layer ends with ``self.activation``; then ``Call.output``
             is its argument. Defaults to ``False``.
+
+    Example:
+        >>> import keras
+        >>> class Shift(keras.layers.Layer):
+        ...     def build(self, shape):
+        ...         self.offset = self.add_weight(shape=(shape[-1],), initializer="zeros")
+        ...     def call(self, inputs):  # of shape (batch, features)
+        ...         return inputs + self.offset
+        >>> @register_rule(Shift)
+        ... class ShiftRule(Rule):
+        ...     def refusal(self, layer):
+        ...         return None if layer.offset.shape[0] > 1 else "it has a single number"
+        ...     def gradients(self, call, cotangent, context):
+        ...         from tfdp.clipping import Instantiated
+        ...         yield call.layer.offset, Instantiated(cotangent)
     """
 
     ends_with_activation = False

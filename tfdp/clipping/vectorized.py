@@ -24,6 +24,14 @@ class VectorizedEngine(Engine):
         model: A built model.
         clipper: The clip bound for its variables.
         views: As of `Engine`.
+
+    Example:
+        >>> import keras, tensorflow as tf, tfdp
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> engine = VectorizedEngine(model, tfdp.clipping.ClipBound(1.0).resolve(model))
+        >>> x = tf.constant([[0.5], [3.0]])  # For this loss the inputs are the gradients.
+        >>> engine(x, x, None, lambda y, y_pred, weights: tf.reduce_sum(y_pred, 1)).norms.numpy()
+        array([0.5, 3. ], dtype=float32)
     """
 
     def __init__(self, model: keras.Model, clipper: Clipper, views: Any = None):

@@ -76,6 +76,14 @@ class DeclaredDataset:
         expected_batch_size: Examples in a batch, or their mean.
         steps_per_epoch: Batches in an epoch; for shuffled data those of a pass.
         scheme: The `tfdp.sampling.Scheme` that was declared.
+
+    Example:
+        >>> import numpy as np, tensorflow as tf, tfdp
+        >>> dataset = tf.data.Dataset.from_tensor_slices(np.zeros((100, 3))).shuffle(100).batch(20)
+        >>> data = tfdp.sampling.declare(
+        ...     dataset, num_examples=100, batch_size=20, sampling="shuffled")
+        >>> data.steps_per_epoch, data.scheme.kind, data.scheme.declared
+        (5, 'shuffled', True)
     """
 
     read = None

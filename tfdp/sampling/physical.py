@@ -16,6 +16,13 @@ class Batch(NamedTuple):
         examples: ``(x, y, sample_weight)``, or ``None`` where they are still to be read.
         valid: Boolean mask of the rows that are examples and not padding; ``None``: all are.
         indices: Which examples to read, int64; ``None`` where they are there.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> examples = tf.zeros([3, 2]), tf.zeros([3]), None
+        >>> batch = Batch(examples, valid=tf.constant([True, True, False]))
+        >>> batch.examples[0].shape, batch.indices
+        (TensorShape([3, 2]), None)
     """
 
     examples: tuple | None

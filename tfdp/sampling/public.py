@@ -8,7 +8,15 @@ from tfdp.sampling.rows import ArrayRows
 
 
 class PublicData:
-    """Examples that need no protection. Made by `public`."""
+    """Examples that need no protection. Made by `public`.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> data = tfdp.sampling.public(np.zeros((50, 3)), np.zeros(50))
+        >>> x, y, sample_weight = data.examples()
+        >>> x.shape, sample_weight
+        (TensorShape([50, 3]), None)
+    """
 
     def __init__(self, x: Any, y: Any, sample_weight: Any):
         self.rows = ArrayRows((x, y, sample_weight))

@@ -31,6 +31,11 @@ class Scheme:
             truncated batch is cut in every one of them.
         steps_per_pass: Steps in which no example of shuffled data appears twice.
         declared: Whether it is the caller's word: tfdp did not draw the batches itself.
+
+    Example:
+        >>> scheme = Scheme("poisson", expected_batch_size=20, num_examples=100)
+        >>> scheme.sampling_probability, scheme.share_examples
+        (0.2, 100)
     """
 
     kind: Literal[

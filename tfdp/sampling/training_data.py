@@ -47,6 +47,14 @@ def training_data(
 
     Raises:
         ValueError: For data whose sampling is unknown, or arguments that do not fit together.
+
+    Example:
+        >>> import numpy as np
+        >>> data, validation_data = training_data(
+        ...     np.zeros((100, 3)), np.zeros(100), None, batch_size=20, steps_per_epoch=None,
+        ...     class_weight=None, validation_split=0.2, validation_data=None)
+        >>> data.num_examples, data.sampling_probability, len(validation_data[0])
+        (80, 0.25, 20)
     """
     if isinstance(x, (PoissonDataset, DeclaredDataset)):
         _refuse_beside_dataset(

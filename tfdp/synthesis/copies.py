@@ -47,6 +47,14 @@ class CopyCheck:
         synthetic: Number of synthetic images.
         training: Number of training images.
         held_out: Number of held-out images.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> extractor = tfdp.synthesis.pixel_features((4, 4, 1))
+        >>> training, held_out = map(extractor, np.random.default_rng(0).random((2, 40, 4, 4, 1)))
+        >>> check = copy_check(training, training, held_out)  # All are copies.
+        >>> check.closer_to_training, check.distance_to_training, check.detected
+        (1.0, 0.0, 1.0)
     """
 
     closer_to_training: float

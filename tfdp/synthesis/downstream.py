@@ -32,6 +32,13 @@ class DownstreamAccuracy:
         synthetic: Number of synthetic images, with those held back.
         test: Number of real test images.
         seed: Of training.
+
+    Example:
+        >>> by_class = {0: 0.8, 1: 1.0}
+        >>> accuracy = DownstreamAccuracy(0.9, by_class, 0.85, 3, 5, "cnn", 200, 100, seed=0)
+        >>> print(accuracy)
+        accuracy 0.9000 on 100 real images of cnn trained on 200 synthetic images (epoch 3 of 5,
+        0.8500 on synthetic images held back)
     """
 
     accuracy: float

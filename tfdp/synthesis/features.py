@@ -36,6 +36,12 @@ class Features:
     Raises:
         TypeError: If ``extractor`` is no string, or ``values`` are no numbers.
         ValueError: If ``values`` are empty, not finite, or of another rank.
+
+    Example:
+        >>> import numpy as np
+        >>> features = Features("mean brightness", np.array([[0.1], [0.7]]))
+        >>> len(features), features.dimension
+        (2, 1)
     """
 
     extractor: str
@@ -79,6 +85,13 @@ class FeatureExtractor:
     Raises:
         TypeError: If an attribute has the wrong type.
         ValueError: If ``model`` is not built or its shapes are others.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> mean = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.GlobalAveragePooling2D()])
+        >>> extractor = FeatureExtractor("mean brightness", mean)
+        >>> extractor(np.full((3, 4, 4, 1), 0.5)).values.tolist()
+        [[0.5], [0.5], [0.5]]
     """
 
     name: str
@@ -147,6 +160,14 @@ def inception_features(weights: str, image_shape: tuple[int, int, int]) -> Featu
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If there is no such file, or ``image_shape`` is no shape of images.
+
+    Example:
+        With weights that were downloaded before::
+
+            extractor = tfdp.synthesis.inception_features(
+                "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5", (32, 32, 3))
+            real, synthetic = extractor(real_images), extractor(synthetic_images)
+            print(tfdp.synthesis.frechet_distance(real, synthetic))
 
     References:
         - Szegedy et al. 2016, "Rethinking the Inception Architecture", arXiv:1512.00567.

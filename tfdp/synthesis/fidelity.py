@@ -27,6 +27,14 @@ class FrechetDistance:
         dimension: Numbers to an image.
         real: Number of real images.
         synthetic: Number of synthetic images.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> values = np.random.default_rng(0).normal(size=(500, 2))
+        >>> real = tfdp.synthesis.Features("two numbers", values)
+        >>> moved = tfdp.synthesis.Features("two numbers", values + [2.0, 0.0])
+        >>> print(frechet_distance(real, moved))
+        Fréchet distance 4 (500 synthetic images to 500 real ones, 2 features: two numbers)
     """
 
     distance: float
@@ -158,6 +166,15 @@ class PrecisionRecall:
         extractor: Name of the features.
         real: Number of real images.
         synthetic: Number of synthetic images.
+
+    Example:
+        >>> import numpy as np, tfdp
+        >>> values = np.random.default_rng(0).normal(size=(500, 2))
+        >>> real = tfdp.synthesis.Features("two numbers", values)
+        >>> a_part = tfdp.synthesis.Features("two numbers", values[values[:, 0] > 0])
+        >>> found = precision_recall(real, a_part)
+        >>> found.precision, found.recall < 0.7
+        (1.0, True)
     """
 
     precision: float

@@ -47,6 +47,12 @@ def stable_diffusion_unet(
         ValueError: If an argument is out of range, or there is no such file.
         ImportError: If keras-cv is not installed.
 
+    Example:
+        For images of 256 pixels, with weights that were downloaded before::
+
+            unet = tfdp.synthesis.stable_diffusion_unet(256, 256, weights="kcv_diffusion_model.h5")
+            denoiser = tfdp.synthesis.StableDiffusionDenoiser(unet)
+
     References:
         - Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models",
           arXiv:2112.10752.

@@ -35,6 +35,13 @@ class ValidationReport:
         part_mode: Whether half of the batch was run by itself in ``"training"`` or in
             ``"inference"`` (as for models that draw random numbers in training), or ``None`` if
             random numbers are drawn in both, so that nothing can be compared.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> report = validate(model, np.random.default_rng(0).normal(size=(4, 3)))
+        >>> report.examples, report.unseen
+        (4, ())
     """
 
     examples: int
