@@ -21,8 +21,14 @@ from tfdp.scripts import (
 from tfdp.scripts.command_line import UsageError
 
 
+@pytest.fixture(scope="module")
+def features_dir(tmp_path_factory):
+    """The digits' features, worked out by the first test that needs them."""
+    return tmp_path_factory.mktemp("features")
+
+
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, features_dir):
     """Trains a linear model of the digits' features for two epochs; more flags win."""
 
     def train_with(*arguments):
@@ -32,7 +38,7 @@ def run(tmp_path):
             [
                 "train.py",
                 "--features=scattering",
-                f"--features_dir={tmp_path / 'features'}",
+                f"--features_dir={features_dir}",
                 f"--output_dir={tmp_path / 'run'}",
                 "--epochs=2",
                 "--verbose=0",
@@ -93,12 +99,13 @@ def test_a_dry_run_knows_the_epsilon_and_measures_nothing(run, monkeypatch, stat
 
 
 def test_features_are_worked_out_once(run, tmp_path, monkeypatch, capsys):
-    run("--epochs=1")
+    own = f"--features_dir={tmp_path / 'features'}"
+    run("--epochs=1", own)
     assert "Features of 1,437 images" in capsys.readouterr().out
     files = sorted((tmp_path / "features").iterdir())
     assert len(files) == 2
     monkeypatch.setattr(keras.Sequential, "predict_on_batch", None)
-    run("--epochs=1", "--validation_examples=100")
+    run("--epochs=1", "--validation_examples=100", own)
     assert sorted((tmp_path / "features").iterdir()) == files
 
 
