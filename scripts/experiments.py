@@ -333,7 +333,7 @@ _STANDARDIZED = {
     "ema_decay": 0.98,
 }
 _CNN = {
-    "mnist": {"ema_decay": 0.99},
+    "mnist": {},
     "fashion_mnist": _STANDARDIZED,
     "cifar10_jpeg": {"ema_decay": 0.98},
 }
