@@ -436,6 +436,7 @@ def _growth_rows() -> tuple[Row, ...]:
                 "activation_norms": True,
                 **flags,
             },
+            seeds=1,
         )
         for name, flags in (("private", private), ("plain", plain))
         for activation, label in (("relu", "ReLU"), ("tanh", "tanh"))
