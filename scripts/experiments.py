@@ -385,6 +385,11 @@ def _accuracy_rows(dataset: str, epsilon: float, published: str) -> tuple[Row, .
         ),
         Row(f"linear_{epsilon:g}", "linear, with private statistics", {**private, **linear}),
         Row(
+            f"linear_pld_{epsilon:g}",
+            "linear, with private statistics, noise found by PLD",
+            {**private, **linear, "accountant": "pld"},
+        ),
+        Row(
             f"scattering_cnn_{epsilon:g}",
             "CNN of scattering features, tanh",
             {**private, **_SCATTERING_CNN, **_SCATTERING_BATCHES[dataset]},
