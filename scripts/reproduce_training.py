@@ -90,6 +90,8 @@ def _draw_activations(results: dict[str, list[Record]]) -> Figure:
                 axes.plot(epochs, norms, color=f"C{number}", alpha=0.7, label=label)
         axes.set(title=title, xlabel="epoch", ylabel="norm of the first activation, test images")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return figure
