@@ -120,7 +120,8 @@ def write(experiment: Experiment, folder: pathlib.Path, seeds: int) -> str | Non
     if not results:
         return None
     text = report.table(experiment, results)
-    for name, content in (("table.md", text), ("results.json", json.dumps(results, indent=2))):
+    numbers = json.dumps(results, indent=2, allow_nan=False)
+    for name, content in (("table.md", text), ("results.json", numbers)):
         with whole_files.replacing(str(folder / name)) as path:
             pathlib.Path(path).write_text(content)
     for name, picture in report.pictures(experiment, results).items():

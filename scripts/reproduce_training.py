@@ -1,6 +1,5 @@
 """What `reproduce.py` says about trainings by `train.py`: accuracy, and what it has cost."""
 
-import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,7 @@ def result_of(row: Row, records: list[Record]) -> Record:
     """Mean and spread over the seeds of a row."""
     accuracies = [100 * record["test_accuracy"] for record in records]
     mean, stddev = layout.mean_and_stddev(accuracies)
-    simulated = records[0]["settings"]["simulate_at"] is not None
+    not_private = _not_private(records[0])
     return {
         "name": row.name,
         "label": row.label,
@@ -34,7 +33,8 @@ def result_of(row: Row, records: list[Record]) -> Record:
         "accuracies": accuracies,
         "mean": mean,
         "stddev": stddev,
-        "epsilon": None if simulated else statistics.mean(map(_true_epsilon, records)),
+        "not_private": not_private,
+        "epsilon": None if not_private else statistics.mean(map(_true_epsilon, records)),
         "guaranteed": all(record["epsilon"]["rdp"] is not None for record in records),
         "steps": statistics.mean(_trials(record) for record in records),
         "kept": statistics.mean(
@@ -150,12 +150,17 @@ def _true_epsilon(record: Record) -> float:
     return train_accounting.ledger_of(step, steps, beside).epsilon(record["delta"])
 
 
+def _not_private(record: Record) -> str | None:
+    """Why a run has no epsilon at all; `None` if it has one."""
+    if record["settings"]["simulate_at"] is not None:
+        return "simulated"
+    return None if record["noise_multiplier"] else "no noise"
+
+
 def _spent(result: Record) -> str:
     """Epsilon, and what is wrong with it."""
-    if result["epsilon"] is None:
-        return "simulated: not private"
-    if math.isinf(result["epsilon"]):
-        return "no noise: not private"
+    if result["not_private"]:
+        return f"{result['not_private']}: not private"
     return f"{result['epsilon']:.2f}" + ("" if result["guaranteed"] else " (charged less)")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import statistics
 import types
 
@@ -139,6 +140,8 @@ def test_activations_are_drawn_where_they_were_measured(commands, tmp_path, monk
     plain, found = json.loads((tmp_path / "results.json").read_text())["Digits"]
     assert not plain["activation_norms"]
     assert [len(norms) for norms in found["activation_norms"]["activation_norm_0"]] == [2]
+    assert plain["not_private"] is None and plain["epsilon"] > 0
+    assert (found["not_private"], found["epsilon"]) == ("no noise", None)
     assert "| no noise: not private |" in (tmp_path / "table.md").read_text()
 
 
@@ -241,3 +244,11 @@ def test_runs_of_synthesis_come_after_one_pretraining(tmp_path, monkeypatch):
     assert "| a | 10.50 ± 0.71 | 5.00 ± 0.00 | 0.50 / 0.25 | 10 | 1.00, 0.100 | 2 + 3 |" in table
     assert "| b | 20.00 | 5.00 |" in table
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+RESULTS = sorted(pathlib.Path(__file__, "../../../results").resolve().glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_results_can_be_read_by_any_parser(path):
+    assert json.loads(path.read_text(), parse_constant=pytest.fail)
