@@ -117,11 +117,34 @@ def _draw(experiment: Experiment, results: dict[str, list[Record]]) -> Figure:
             layout.draw_curves(axes, by_series)
             axes.set(xlabel=experiment.axis, ylabel="accuracy, %")
             continue
-        labels = [f"{r['label']}\ntrue ε {_spent(r).split(' (')[0]}" for r in found]
-        colors = ["C0" if r["guaranteed"] else "C3" for r in found]
+        labels = [f"{r['label']}\n{_in_short(r)}" for r in found]
+        colors = [_color(r) for r in found]
         layout.draw_rows(axes, labels, [r["accuracies"] for r in found], colors)
-        axes.set_xlabel("test accuracy, %\nred: more was spent than was charged")
+        told = [meaning for color, meaning in _MEANINGS.items() if color in colors]
+        axes.set_xlabel("\n".join(["test accuracy, %", *told]))
     return figure
+
+
+_OVERSPENT, _NOT_PRIVATE = "C3", "0.5"
+_MEANINGS = {
+    _OVERSPENT: "red: more was spent than was charged",
+    _NOT_PRIVATE: "grey: not private",
+}
+
+
+def _color(result: Record) -> str:
+    if result["not_private"]:
+        return _NOT_PRIVATE
+    return "C0" if result["guaranteed"] else _OVERSPENT
+
+
+def _in_short(result: Record) -> str:
+    """Why there is no epsilon, or epsilon by the accountant that the noise was found with."""
+    if result["not_private"]:
+        return result["not_private"]
+    if result["flags"].get("accountant") == "pld":
+        return f"ε {result['epsilon_pld']:.2f} by PLD"
+    return f"true ε {result['epsilon']:.2f}"
 
 
 def _trials(record: Record) -> int:
