@@ -19,8 +19,9 @@ called so, and its statement refuses an epsilon. `simulate.py` searches with suc
 `--strategy` trains on several devices or hosts, with the same result: each host runs the same
 command, and the first one in `TF_CONFIG` writes.
 
-`--features=scattering` trains on features of the images that are not learned, and centres them by
-noisy statistics, which are charged (`train_features.py`). The released model takes images.
+`--features=patches`, or another kind, trains on features of the images that are not learned, and
+centres them by noisy statistics, which are charged (`train_features.py`). The released model takes
+images.
 
 `--screening` keeps or undoes each update, by the loss on images that are declared public or by a
 noisy score of private ones; what that costs is charged (`train_screening.py`).
@@ -123,7 +124,9 @@ def _train_in(
     model_file = train_report.model_file(folder, simulated=settings.simulate_at is not None)
     released = private.model
     if settings.features != "none":
-        released = train_features.whole(test_images.image_shape, released)
+        released = train_features.whole(
+            settings.features, test_images.image_shape, released
+        )
     with whole_files.replacing(model_file) as path:
         released.save(path)
     report = train_report.make(
@@ -183,7 +186,7 @@ def _load(
         image_size=train_settings.image_size(values),
     )
     if values.features != "none":
-        data = train_features.extracted(images, values.features_dir)
+        data = train_features.extracted(images, values.features, values.features_dir)
     data = train_settings.hold_out(values, data)
     test_images = train_settings.hold_out(values, images).test
     data, public = train_screening.set_public_apart(train_screening.settle(values), data)

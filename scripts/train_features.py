@@ -1,11 +1,12 @@
 """Features of images that are not learned, and the private statistics that they are scaled by.
 
-A scattering transform of the images is worked out once and kept in a file, so that training on it
-takes a minute or two. Nothing of it is learned: it costs no privacy. What is learned of the
-features before training, their mean and perhaps their strongest directions, is noisy and charged.
+They are worked out once and kept in a file, so that training on them takes a minute or two. Nothing
+of them is learned: they cost no privacy. What is learned of the features before training, their
+mean and perhaps their strongest directions, is noisy and charged.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -22,11 +23,19 @@ from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.image_datasets import ImageData
 from tfdp.scripts.images import ArrayImages, Images
 
-FEATURES = ("none", "scattering")
 STATISTICS = ("none", "mean", "directions")
-# Tramer and Boneh (2021) group the 81 features of a channel so for Fashion-MNIST.
-_GROUPS = 27
-_BATCH = 500
+# What works features out, and the number of groups that they are normalized in. Tramer and Boneh
+# (2021) group the 81 scattering features of a channel so for Fashion-MNIST.
+_EXTRACTORS = {
+    "scattering": (tfdp.layers.Scattering2D, 27),
+    "patches": (functools.partial(tfdp.layers.PatchFeatures2D, cells=3), 25),
+    "mirrored_patches": (
+        functools.partial(tfdp.layers.PatchFeatures2D, cells=3, mirrored=True),
+        25,
+    ),
+}
+FEATURES = ("none", *_EXTRACTORS)
+_BATCH = 100
 #: Of the statistics, where nothing else is asked for.
 NOISE_MULTIPLIER = 20.0
 # Of the largest norm. Found by looking at Fashion-MNIST, where it clips about a fifth of the
@@ -73,32 +82,42 @@ def recorded(settings: dict) -> Statistics | None:
     return Statistics(**{f.name: settings[f.name] for f in dataclasses.fields(Statistics)})
 
 
-def extractor(image_shape: tuple[int, int, int]) -> keras.Model:
-    """A model from images to features, normalized for each image by itself."""
+def extractor(features: str, image_shape: tuple[int, int, int]) -> keras.Model:
+    """A model from images to features, normalized for each image by itself.
+
+    Args:
+        features: One of `FEATURES` but `"none"`.
+        image_shape: The shape of an image.
+
+    Raises:
+        UsageError: If such images have no such features, or a package is missing.
+    """
+    layer, groups = _EXTRACTORS[features]
     try:
         return keras.Sequential(
             [
                 keras.Input(image_shape),
-                tfdp.layers.Scattering2D(),
-                keras.layers.GroupNormalization(_GROUPS, epsilon=1e-5, center=False, scale=False),
+                layer(),
+                keras.layers.GroupNormalization(groups, epsilon=1e-5, center=False, scale=False),
             ],
-            name="scattering",
+            name=features,
         )
     except (ImportError, ValueError) as error:
-        raise UsageError(f"--features=scattering does not work: {error}") from error
+        raise UsageError(f"--features={features} does not work: {error}") from error
 
 
-def extracted(data: ImageData, folder: str) -> ImageData:
+def extracted(data: ImageData, features: str, folder: str) -> ImageData:
     """The data with features in place of images, from the files of an earlier run if there are any.
 
     Args:
         data: Images, in memory.
+        features: One of `FEATURES` but `"none"`.
         folder: Where features are kept, a file for each set of images.
 
     Raises:
         UsageError: If the images have no such features, or the folder cannot be written to.
     """
-    model = extractor(data.image_shape)
+    model = extractor(features, data.image_shape)
     try:
         os.makedirs(folder, exist_ok=True)
         train, test = (_features(model, part, folder) for part in (data.train, data.test))
@@ -109,10 +128,11 @@ def extracted(data: ImageData, folder: str) -> ImageData:
     return dataclasses.replace(data, train=train, test=test)
 
 
-def whole(image_shape: tuple[int, int, int], head: keras.Model) -> keras.Model:
+def whole(features: str, image_shape: tuple[int, int, int], head: keras.Model) -> keras.Model:
     """The model from images that a model of their features is a part of."""
     return keras.Sequential(
-        [keras.Input(image_shape), *extractor(image_shape).layers, *head.layers], name=head.name
+        [keras.Input(image_shape), *extractor(features, image_shape).layers, *head.layers],
+        name=head.name,
     )
 
 
@@ -128,8 +148,9 @@ def _features(model: keras.Model, images: Images, folder: str) -> ArrayImages:
     x, y = images.arrays()
     settings = [layer.get_config() | {"name": "", "dtype": ""} for layer in model.layers]
     told = hashlib.sha256(json.dumps([settings, x.shape], sort_keys=True, default=str).encode())
-    told.update(np.ascontiguousarray(x).tobytes())
-    path = str(pathlib.Path(folder) / f"scattering_{told.hexdigest()[:20]}.npy")
+    for array in (x, *model.get_weights()):
+        told.update(np.ascontiguousarray(array).tobytes())
+    path = str(pathlib.Path(folder) / f"{model.name}_{told.hexdigest()[:20]}.npy")
     if not os.path.exists(path):
         print(f"Features of {len(x):,} images, for {path}")
         bar = keras.utils.Progbar(len(x), verbose=2 if not os.isatty(1) else 1)

@@ -421,7 +421,7 @@ def _check_features(values: flags.FlagValues) -> None:
     if values.features == "none":
         for name in ("feature_statistics", "num_directions", "statistics_noise_multiplier"):
             if getattr(values, name) not in (None, "none"):
-                raise UsageError(f"--{name} is for --features=scattering. Received: features=none")
+                raise UsageError(f"--{name} is for --features. Received: features=none")
         return
     if values.statistics_noise_multiplier is not None and values.feature_statistics == "none":
         raise UsageError(

@@ -989,6 +989,19 @@ CASES: dict[str, Case] = {
         bad={"J": COUNT, "L": COUNT, "max_order": (*COUNT, 3)},
         free=("kwargs",),
     ),
+    "tfdp.layers.PatchFeatures2D": a(
+        tfdp.layers.PatchFeatures2D,
+        bad={
+            "filters": COUNT,
+            "patch_size": (*COUNT, 1, 17),
+            "threshold": NON_NEGATIVE,
+            "cells": COUNT,
+            "whitening_epsilon": POSITIVE,
+            "mirrored": (None, 1, "yes"),
+            "seed": NATURAL,
+        },
+        free=("kwargs",),
+    ),
     "tfdp.layers.PositionEmbedding": a(
         tfdp.layers.PositionEmbedding, bad={"initializer": ACTIVATION}, free=("kwargs",)
     ),

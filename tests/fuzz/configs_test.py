@@ -33,6 +33,7 @@ HOSTILE = (
 # Keras reads these itself, and not all that it raises is a TypeError or ValueError.
 KERAS_OWN = {"name", "trainable", "dtype"}
 OBJECTS = {
+    "PatchFeatures2D": lambda: tfdp.layers.PatchFeatures2D(4),
     "PositionEmbedding": lambda: tfdp.layers.PositionEmbedding(),
     "PrincipalScaling": lambda: tfdp.layers.PrincipalScaling(2),
     "RandomApply": lambda: tfdp.layers.RandomApply(keras.layers.RandomFlip(), 0.5),

@@ -1,4 +1,4 @@
-"""`train.py --features=scattering`: what is trained on, charged, released and gone on with."""
+"""`train.py --features`: what is trained on, charged, released and gone on with."""
 
 import json
 import pathlib
@@ -109,10 +109,12 @@ def test_features_are_worked_out_once(run, tmp_path, monkeypatch, capsys):
     assert sorted((tmp_path / "features").iterdir()) == files
 
 
-def test_features_are_those_of_the_extractor(tmp_path):
+@pytest.mark.parametrize("kind", [kind for kind in train_features.FEATURES if kind != "none"])
+def test_features_are_those_of_the_extractor(tmp_path, kind):
     data = image_datasets.load("digits")
-    features = train_features.extracted(data, str(tmp_path))
-    model = train_features.extractor(data.image_shape)
+    features = train_features.extracted(data, kind, str(tmp_path))
+    assert all(file.name.startswith(f"{kind}_") for file in tmp_path.iterdir())
+    model = train_features.extractor(kind, data.image_shape)
     x, y = features.test.arrays()
     images, labels = data.test.arrays()
     np.testing.assert_allclose(x, model.predict(images, verbose=0), atol=5e-3)
@@ -162,6 +164,16 @@ def test_screening_and_simulation_work_on_features(run):
 def test_the_published_network_on_features_trains(run):
     report = run("--model=scattering_cnn", "--feature_statistics=mean", "--epochs=1")
     assert report.model == "scattering_cnn" and report.epsilon["rdp"] <= 8
+
+
+def test_features_of_patches_are_trained_on_and_released(run, tmp_path):
+    report = run("--features=patches", "--seed=1")
+    assert report.model == "linear" and report.test_accuracy > 0.7 and report.epsilon["rdp"] <= 8
+    x, y = image_datasets.load("digits").test.arrays()
+    model = released(tmp_path / "run")
+    assert isinstance(model.layers[0], tfdp.layers.PatchFeatures2D)
+    logits = model.predict(x, verbose=0)
+    assert np.mean(logits.argmax(1) == y) == pytest.approx(report.test_accuracy)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Keras layers that suit training under a clipped gradient. They know nothing of privacy."""
 
+from tfdp.layers.patch_features2d import PatchFeatures2D
 from tfdp.layers.position_embedding import PositionEmbedding
 from tfdp.layers.principal_scaling import PrincipalScaling
 from tfdp.layers.random_apply import RandomApply
@@ -10,6 +11,7 @@ from tfdp.layers.standardized_conv2d import WeightStandardizedConv2D
 from tfdp.layers.tempered_sigmoid import TemperedSigmoid, tempered_sigmoid
 
 __all__ = [
+    "PatchFeatures2D",
     "PositionEmbedding",
     "PrincipalScaling",
     "RandomApply",
