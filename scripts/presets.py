@@ -83,6 +83,17 @@ SCATTERING_PRESETS = {
 }
 SCATTERING_PRESETS["cifar10_jpeg"] = SCATTERING_PRESETS["cifar10"]
 
+# Those of a linear model of features of patches, alone or beside scattering features. Chosen here,
+# on images that were held out of the training set.
+_PATCHES = {**_LINEAR, "feature_statistics": "mean"}
+PATCH_PRESETS = {
+    "digits": Preset("linear", 256, 40, 4.0, target_epsilon=8.0, delta=1e-4, **_PATCHES),
+    "mnist": Preset("linear", 8192, 40, 8.0, target_epsilon=2.93, delta=1e-5, **_PATCHES),
+    "fashion_mnist": Preset("linear", 8192, 40, 8.0, target_epsilon=2.7, delta=1e-5, **_PATCHES),
+    "cifar10": Preset("linear", 8192, 60, 8.0, target_epsilon=7.53, delta=1e-5, **_PATCHES),
+}
+PATCH_PRESETS["cifar10_jpeg"] = PATCH_PRESETS["cifar10"]
+
 # By name, for `--preset`: those of Sander et al. (2023), sections 4 and 5 and their code, for many
 # devices or to simulate. CIFAR-10: 2,500 steps. ImageNet: 18,000 steps, and the delta is 1 /
 # 1,281,167 rounded down, where they rounded it up.
@@ -128,11 +139,13 @@ def preset_for(dataset: str, image_shape: tuple[int, ...], features: str = "none
         image_shape: The shape of one image, or of its features.
         features: A name in `train_features.FEATURES`.
     """
-    presets = PRESETS if features == "none" else SCATTERING_PRESETS
+    presets, channels = {
+        "none": (PRESETS, 3),
+        "scattering": (SCATTERING_PRESETS, 3 * _FEATURES_OF_A_CHANNEL),
+    }.get(features, (PATCH_PRESETS, None))
     if dataset in presets:
         return presets[dataset]
-    in_colour = image_shape[-1] == (3 if features == "none" else 3 * _FEATURES_OF_A_CHANNEL)
-    return presets["cifar10" if in_colour else "mnist"]
+    return presets["cifar10" if image_shape[-1] == channels else "mnist"]
 
 
 ModelBuilder = Callable[..., keras.Model]

@@ -124,9 +124,7 @@ def _train_in(
     model_file = train_report.model_file(folder, simulated=settings.simulate_at is not None)
     released = private.model
     if settings.features != "none":
-        released = train_features.whole(
-            settings.features, test_images.image_shape, released
-        )
+        released = train_features.whole(settings.features, test_images.image_shape, released)
     with whole_files.replacing(model_file) as path:
         released.save(path)
     report = train_report.make(

@@ -26,7 +26,7 @@ from tfdp.scripts.images import ArrayImages, Images
 STATISTICS = ("none", "mean", "directions")
 # What works features out, and the number of groups that they are normalized in. Tramer and Boneh
 # (2021) group the 81 scattering features of a channel so for Fashion-MNIST.
-_EXTRACTORS = {
+_KINDS = {
     "scattering": (tfdp.layers.Scattering2D, 27),
     "patches": (functools.partial(tfdp.layers.PatchFeatures2D, cells=3), 25),
     "mirrored_patches": (
@@ -34,7 +34,8 @@ _EXTRACTORS = {
         25,
     ),
 }
-FEATURES = ("none", *_EXTRACTORS)
+# Several kinds, joined by a plus, are put behind one another.
+FEATURES = ("none", *_KINDS, "scattering+patches", "scattering+mirrored_patches")
 _BATCH = 100
 #: Of the statistics, where nothing else is asked for.
 NOISE_MULTIPLIER = 20.0
@@ -89,10 +90,27 @@ def extractor(features: str, image_shape: tuple[int, int, int]) -> keras.Model:
         features: One of `FEATURES` but `"none"`.
         image_shape: The shape of an image.
 
+    Returns:
+        A model to features of shape `(batch, height, width, channels)`; of several kinds height
+        and width are 1.
+
     Raises:
         UsageError: If such images have no such features, or a package is missing.
     """
-    layer, groups = _EXTRACTORS[features]
+    kinds = features.split("+")
+    if len(kinds) == 1:
+        return _extractor_of_kind(features, image_shape)
+    images = keras.Input(image_shape)
+    found = [
+        keras.layers.Reshape((1, 1, -1))(_extractor_of_kind(kind, image_shape)(images))
+        for kind in kinds
+    ]
+    together = keras.layers.Concatenate()(found)
+    return keras.Model(images, together, name=features.replace("+", "_and_"))
+
+
+def _extractor_of_kind(kind: str, image_shape: tuple[int, int, int]) -> keras.Model:
+    layer, groups = _KINDS[kind]
     try:
         return keras.Sequential(
             [
@@ -100,10 +118,10 @@ def extractor(features: str, image_shape: tuple[int, int, int]) -> keras.Model:
                 layer(),
                 keras.layers.GroupNormalization(groups, epsilon=1e-5, center=False, scale=False),
             ],
-            name=features,
+            name=kind,
         )
     except (ImportError, ValueError) as error:
-        raise UsageError(f"--features={features} does not work: {error}") from error
+        raise UsageError(f"--features={kind} does not work: {error}") from error
 
 
 def extracted(data: ImageData, features: str, folder: str) -> ImageData:
@@ -117,10 +135,13 @@ def extracted(data: ImageData, features: str, folder: str) -> ImageData:
     Raises:
         UsageError: If the images have no such features, or the folder cannot be written to.
     """
-    model = extractor(features, data.image_shape)
+    models = [_extractor_of_kind(kind, data.image_shape) for kind in features.split("+")]
     try:
         os.makedirs(folder, exist_ok=True)
-        train, test = (_features(model, part, folder) for part in (data.train, data.test))
+        train, test = (
+            _joined([_features(model, part, folder) for model in models])
+            for part in (data.train, data.test)
+        )
     except OSError as error:
         raise UsageError(
             f"--features_dir cannot be used: {error}. Received: features_dir={folder!r}"
@@ -131,7 +152,7 @@ def extracted(data: ImageData, features: str, folder: str) -> ImageData:
 def whole(features: str, image_shape: tuple[int, int, int], head: keras.Model) -> keras.Model:
     """The model from images that a model of their features is a part of."""
     return keras.Sequential(
-        [keras.Input(image_shape), *extractor(features, image_shape).layers, *head.layers],
+        [keras.Input(image_shape), extractor(features, image_shape), *head.layers],
         name=head.name,
     )
 
@@ -142,6 +163,14 @@ def with_scaling(head: keras.Model, num_directions: int) -> keras.Model:
     return keras.Sequential(
         [keras.Input(head.input_shape[1:]), scaling, *head.layers], name=head.name
     )
+
+
+def _joined(parts: list[ArrayImages]) -> ArrayImages:
+    """Features of several kinds, laid out as those of `extractor`."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = [part.x.reshape(len(part), 1, 1, -1) for part in parts]
+    return ArrayImages(np.concatenate(rows, axis=-1), parts[0].y)
 
 
 def _features(model: keras.Model, images: Images, folder: str) -> ArrayImages:

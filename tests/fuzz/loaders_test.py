@@ -150,8 +150,12 @@ IMAGES = ArrayImages(np.zeros((2, 8, 8, 1), "float32"), np.zeros(2, "int64"))
 class _Extractor:
     """In place of the scattering transform, which takes a while."""
 
+    name = "ones"
     layers = ()
     output_shape = (None, 2, 2, 3)
+
+    def get_weights(self):
+        return []
 
     def predict_on_batch(self, x):
         return np.ones((len(x), 2, 2, 3))

@@ -113,7 +113,9 @@ def test_features_are_worked_out_once(run, tmp_path, monkeypatch, capsys):
 def test_features_are_those_of_the_extractor(tmp_path, kind):
     data = image_datasets.load("digits")
     features = train_features.extracted(data, kind, str(tmp_path))
-    assert all(file.name.startswith(f"{kind}_") for file in tmp_path.iterdir())
+    # A file for the training and for the test images of each kind.
+    kinds = sorted(2 * kind.split("+"))
+    assert sorted(file.name.rsplit("_", 1)[0] for file in tmp_path.iterdir()) == kinds
     model = train_features.extractor(kind, data.image_shape)
     x, y = features.test.arrays()
     images, labels = data.test.arrays()
@@ -166,12 +168,13 @@ def test_the_published_network_on_features_trains(run):
     assert report.model == "scattering_cnn" and report.epsilon["rdp"] <= 8
 
 
-def test_features_of_patches_are_trained_on_and_released(run, tmp_path):
-    report = run("--features=patches", "--seed=1")
+@pytest.mark.parametrize("kind", ["patches", "scattering+mirrored_patches"])
+def test_features_of_patches_are_trained_on_and_released(run, tmp_path, kind):
+    report = run(f"--features={kind}", "--seed=1")
     assert report.model == "linear" and report.test_accuracy > 0.7 and report.epsilon["rdp"] <= 8
     x, y = image_datasets.load("digits").test.arrays()
     model = released(tmp_path / "run")
-    assert isinstance(model.layers[0], tfdp.layers.PatchFeatures2D)
+    assert model.layers[0].name == kind.replace("+", "_and_")
     logits = model.predict(x, verbose=0)
     assert np.mean(logits.argmax(1) == y) == pytest.approx(report.test_accuracy)
 

@@ -111,9 +111,7 @@ class PatchFeatures2D(keras.layers.Layer):
                 f"Received: input_shape={tuple(input_shape)}"
             )
         channels = input_shape[-1]
-        kernel = _kernel(
-            channels, self.filters, self.patch_size, self.whitening_epsilon, self.seed
-        )
+        kernel = _kernel(channels, self.filters, self.patch_size, self.whitening_epsilon, self.seed)
         self.kernel = self.add_weight(
             name="kernel",
             shape=kernel.shape,
