@@ -134,6 +134,8 @@ RECIPES = {
 def preset_for(dataset: str, image_shape: tuple[int, ...], features: str = "none") -> Preset:
     """The preset of a data set; for one without, that of the most similar images.
 
+    Features of patches do not tell whether images were in colour: they have that of MNIST.
+
     Args:
         dataset: The name of the data set.
         image_shape: The shape of one image, or of its features.
