@@ -141,9 +141,11 @@ def preset_for(dataset: str, image_shape: tuple[int, ...], features: str = "none
         image_shape: The shape of one image, or of its features.
         features: A name in `train_features.FEATURES`.
     """
+    scattering = (SCATTERING_PRESETS, 3 * _FEATURES_OF_A_CHANNEL)
     presets, channels = {
         "none": (PRESETS, 3),
-        "scattering": (SCATTERING_PRESETS, 3 * _FEATURES_OF_A_CHANNEL),
+        "scattering": scattering,
+        "deslanted_scattering": scattering,
     }.get(features, (PATCH_PRESETS, None))
     if dataset in presets:
         return presets[dataset]
@@ -168,6 +170,13 @@ def _cifar_cnn(variant: str) -> ModelBuilder:
 
 def _standardized_mnist_cnn(activation, **shapes) -> keras.Model:
     return tfdp.models.mnist_cnn(activation, standardize=True, **shapes)
+
+
+def _deslanted_mnist_cnn(activation, *, input_shape, **options) -> keras.Model:
+    network = tfdp.models.mnist_cnn(activation, input_shape=input_shape, **options)
+    return keras.Sequential(
+        [keras.Input(input_shape), tfdp.layers.Deslant2D(), *network.layers], name=network.name
+    )
 
 
 def _wide_resnet(activation, **shapes) -> keras.Model:
@@ -212,6 +221,7 @@ MODELS: dict[str, ModelBuilder] = {
     "digits_mlp": tfdp.models.digits_mlp,
     "mnist_cnn": tfdp.models.mnist_cnn,
     "mnist_cnn_standardized": _standardized_mnist_cnn,
+    "mnist_cnn_deslanted": _deslanted_mnist_cnn,
     "cifar_cnn": _cifar_cnn("all_conv"),
     "cifar_cnn_dense": _cifar_cnn("dense"),
     "wide_resnet": _wide_resnet,

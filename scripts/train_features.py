@@ -24,13 +24,14 @@ from tfdp.scripts.image_datasets import ImageData
 from tfdp.scripts.images import ArrayImages, Images
 
 STATISTICS = ("none", "mean", "directions")
-# What works features out, and the number of groups that they are normalized in. Tramer and Boneh
-# (2021) group the 81 scattering features of a channel so for Fashion-MNIST.
+# The layers that work features out, and the number of groups that they are normalized in. Tramer
+# and Boneh (2021) group the 81 scattering features of a channel so for Fashion-MNIST.
 _KINDS = {
-    "scattering": (tfdp.layers.Scattering2D, 27),
-    "patches": (functools.partial(tfdp.layers.PatchFeatures2D, cells=3), 25),
+    "scattering": ((tfdp.layers.Scattering2D,), 27),
+    "deslanted_scattering": ((tfdp.layers.Deslant2D, tfdp.layers.Scattering2D), 27),
+    "patches": ((functools.partial(tfdp.layers.PatchFeatures2D, cells=3),), 25),
     "mirrored_patches": (
-        functools.partial(tfdp.layers.PatchFeatures2D, cells=3, mirrored=True),
+        (functools.partial(tfdp.layers.PatchFeatures2D, cells=3, mirrored=True),),
         25,
     ),
 }
@@ -110,12 +111,12 @@ def extractor(features: str, image_shape: tuple[int, int, int]) -> keras.Model:
 
 
 def _extractor_of_kind(kind: str, image_shape: tuple[int, int, int]) -> keras.Model:
-    layer, groups = _KINDS[kind]
+    layers, groups = _KINDS[kind]
     try:
         return keras.Sequential(
             [
                 keras.Input(image_shape),
-                layer(),
+                *(layer() for layer in layers),
                 keras.layers.GroupNormalization(groups, epsilon=1e-5, center=False, scale=False),
             ],
             name=kind,

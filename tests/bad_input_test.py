@@ -989,6 +989,9 @@ CASES: dict[str, Case] = {
         bad={"J": COUNT, "L": COUNT, "max_order": (*COUNT, 3)},
         free=("kwargs",),
     ),
+    "tfdp.layers.Deslant2D": a(
+        tfdp.layers.Deslant2D, bad={"max_slant": POSITIVE}, free=("kwargs",)
+    ),
     "tfdp.layers.PatchFeatures2D": a(
         tfdp.layers.PatchFeatures2D,
         bad={

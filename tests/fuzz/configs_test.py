@@ -33,6 +33,7 @@ HOSTILE = (
 # Keras reads these itself, and not all that it raises is a TypeError or ValueError.
 KERAS_OWN = {"name", "trainable", "dtype"}
 OBJECTS = {
+    "Deslant2D": lambda: tfdp.layers.Deslant2D(),
     "PatchFeatures2D": lambda: tfdp.layers.PatchFeatures2D(4),
     "PositionEmbedding": lambda: tfdp.layers.PositionEmbedding(),
     "PrincipalScaling": lambda: tfdp.layers.PrincipalScaling(2),
