@@ -398,6 +398,7 @@ def _accuracy_rows(dataset: str, epsilon: float, published: str) -> tuple[Row, .
             {**private, **linear, "accountant": "pld"},
         ),
         *_patch_rows(private, epsilon),
+        *_deslanted_rows(private, epsilon),
         Row(
             f"scattering_relu_{epsilon:g}",
             "CNN of scattering features, ReLU",
@@ -419,6 +420,41 @@ def _accuracy_rows(dataset: str, epsilon: float, published: str) -> tuple[Row, .
             "linear_not_private",
             "linear, scattering features, not private",
             {**data, **uncentred, **_NOT_PRIVATE, "learning_rate": 0.01},
+            seeds=1,
+        ),
+    )
+
+
+def _deslanted_rows(private: Flags, epsilon: float) -> tuple[Row, ...]:
+    """CNNs and linear models of digits that are brought upright, with privacy and without."""
+    if private["dataset"] != "mnist":
+        return ()
+    cnn = {"model": "mnist_cnn_deslanted"}
+    linear = {"features": "deslanted_scattering"}
+    plain = {"dataset": "mnist", "delta": 1e-5, **_NOT_PRIVATE}
+    plain_linear = {**linear, "feature_statistics": "none", "learning_rate": 0.01}
+    return (
+        Row(
+            f"deslanted_relu_{epsilon:g}",
+            "CNN of upright images, ReLU",
+            {**private, **cnn, "activation": "relu"},
+        ),
+        Row(f"deslanted_tanh_{epsilon:g}", "CNN of upright images, tanh", {**private, **cnn}),
+        Row(
+            f"deslanted_{epsilon:g}",
+            "linear, scattering features of upright images, with private statistics",
+            {**private, **linear},
+        ),
+        Row(
+            "deslanted_tanh_not_private",
+            "CNN of upright images, tanh, not private",
+            {**plain, **cnn},
+            seeds=1,
+        ),
+        Row(
+            "deslanted_not_private",
+            "linear, scattering features of upright images, not private",
+            {**plain, **plain_linear},
             seeds=1,
         ),
     )

@@ -38,8 +38,6 @@ _KINDS = {
 # Several kinds, joined by a plus, are put behind one another.
 FEATURES = ("none", *_KINDS, "scattering+patches", "scattering+mirrored_patches")
 _BATCH = 100
-#: Of the statistics, where nothing else is asked for.
-NOISE_MULTIPLIER = 20.0
 # Of the largest norm. Found by looking at Fashion-MNIST, where it clips about a fifth of the
 # deviations from the mean; as any hyper-parameter, it is not charged.
 _CENTRED_NORM = 0.7

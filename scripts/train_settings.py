@@ -87,8 +87,7 @@ def declare_flags(values: flags.FlagValues) -> None:
         real,
         "statistics_noise_multiplier",
         None,
-        "Noise of --feature_statistics as a multiple of their sensitivity. Defaults to "
-        f"{train_features.NOISE_MULTIPLIER:g}.",
+        f"Noise of --feature_statistics as a multiple of their sensitivity. {_DEFAULT}",
     )
     define(whole, "num_directions", None, f"For --feature_statistics=directions. {_DEFAULT}")
     define(
@@ -561,7 +560,7 @@ def _statistics(
             f"--num_directions must be at most {size}, the number of features. "
             f"Received: num_directions={directions}"
         )
-    noise_multiplier = values.statistics_noise_multiplier or train_features.NOISE_MULTIPLIER
+    noise_multiplier = given("statistics_noise_multiplier")
     return train_features.Statistics(kind, noise_multiplier, directions)
 
 
