@@ -429,7 +429,7 @@ def _deslanted_rows(private: Flags, epsilon: float) -> tuple[Row, ...]:
     """CNNs and linear models of digits that are brought upright, with privacy and without."""
     if private["dataset"] != "mnist":
         return ()
-    cnn = {"model": "mnist_cnn_deslanted"}
+    cnn = {"model": "mnist_cnn_deslanted", "ema_decay": 0.99}
     linear = {"features": "deslanted_scattering"}
     plain = {"dataset": "mnist", "delta": 1e-5, **_NOT_PRIVATE}
     plain_linear = {**linear, "feature_statistics": "none", "learning_rate": 0.01}
