@@ -168,8 +168,8 @@ def test_the_published_network_on_features_trains(run):
     assert report.model == "scattering_cnn" and report.epsilon["rdp"] <= 8
 
 
-@pytest.mark.parametrize("kind", ["patches", "scattering+mirrored_patches"])
-def test_features_of_patches_are_trained_on_and_released(run, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["deslanted_scattering", "patches", "scattering+mirrored_patches"])
+def test_features_of_other_kinds_are_trained_on_and_released(run, tmp_path, kind):
     report = run(f"--features={kind}", "--seed=1")
     assert report.model == "linear" and report.test_accuracy > 0.7 and report.epsilon["rdp"] <= 8
     x, y = image_datasets.load("digits").test.arrays()

@@ -1,15 +1,18 @@
 """Tests of the flags of `train.py`, without training."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 from absl import flags
 
+import tfdp
 from tfdp.scripts import image_datasets, train_settings
 from tfdp.scripts.command_line import UsageError
 from tfdp.scripts.presets import (
     AUGMENTATIONS,
+    DESLANTED_PRESETS,
     MODELS,
     OPTIMIZERS,
     PRESETS,
@@ -195,7 +198,30 @@ def test_a_recipe_by_name_takes_the_place_of_the_data_set_s():
         settled("--augmentation_multiplicity=2")
 
 
+def test_the_noise_of_statistics_is_the_preset_s_unless_it_is_given(monkeypatch):
+    upright = dataclasses.replace(DESLANTED_PRESETS["digits"], statistics_noise_multiplier=8.0)
+    monkeypatch.setitem(DESLANTED_PRESETS, "digits", upright)
+    for arguments, noise_multiplier in (
+        (("--features=scattering",), 20.0),
+        (("--features=deslanted_scattering",), 8.0),
+        (("--features=deslanted_scattering", "--statistics_noise_multiplier=3"), 3.0),
+    ):
+        assert settled(*arguments).statistics.statistics_noise_multiplier == noise_multiplier
+
+
+def test_the_network_of_upright_images_is_the_published_one_on_them():
+    shapes = {"input_shape": (28, 28, 1), "num_classes": 10}
+    upright = MODELS["mnist_cnn_deslanted"]("tanh", **shapes)
+    plain = MODELS["mnist_cnn"]("tanh", **shapes)
+    plain.set_weights(upright.get_weights())
+    x = np.random.default_rng(0).random((4, 28, 28, 1), "float32") ** 4
+    np.testing.assert_allclose(upright(x), plain(tfdp.layers.Deslant2D()(x)), atol=1e-5)
+    assert np.abs(upright(x) - plain(x)).max() > 1e-3
+
+
 def test_a_data_set_without_a_preset_takes_that_of_similar_images():
+    handwriting = preset_for("kmnist", (7, 7, 81), "deslanted_scattering")
+    assert handwriting is DESLANTED_PRESETS["mnist"] and handwriting.batch_size == 8192
     assert preset_for("kmnist", (28, 28, 1)) is PRESETS["mnist"]
     assert preset_for("svhn_cropped", (32, 32, 3)) is PRESETS["cifar10"]
 
