@@ -128,3 +128,14 @@ def test_gradients_of_inputs_are_finite_where_there_is_no_mass():
 def test_what_is_no_image_of_known_shape_is_refused(shape):
     with pytest.raises(ValueError, match="Received: input_shape"):
         Deslant2D().build(shape)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_image_that_is_not_finite_harms_no_other(value):
+    x = RNG.uniform(size=(3, 6, 6, 1)).astype("float32")
+    layer = Deslant2D()
+    wanted = layer(x).numpy()
+    x[1, 2, 3] = value
+    found = layer(x).numpy()
+    np.testing.assert_array_equal(found[[0, 2]], wanted[[0, 2]])
+    assert not np.isfinite(found[1]).all()

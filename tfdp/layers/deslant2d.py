@@ -24,8 +24,7 @@ class Deslant2D(keras.layers.Layer):
 
     That takes the slant of handwriting away, which says nothing of what is written, and pays where
     little can be learned under noise. Each image is changed by what it shows alone: no example
-    depends on another, and it costs no privacy. Things that stand upright already, such as those
-    of Fashion-MNIST, have nothing to gain.
+    depends on another, and it costs no privacy. What stands upright already has nothing to gain.
 
     Args:
         max_slant: The largest `a` in either direction, in columns a row, positive; what slants more
@@ -91,7 +90,9 @@ class Deslant2D(keras.layers.Layer):
         read = ops.clip(columns + slant * down, -1.0, width)
         left = ops.floor(read)
         share = ops.expand_dims(read - left, -1)
-        index = ops.expand_dims(ops.cast(left, "int32") + 1, -1)
+        # What is not finite has an index of any size: the image is lost, but no other.
+        index = ops.clip(ops.cast(left, "int32") + 1, 0, width + 1)
+        index = ops.expand_dims(index, -1)
         padded = ops.pad(images, ((0, 0), (0, 0), (1, 2), (0, 0)))
         index = ops.repeat(index, channels, axis=-1)
         upright = (1 - share) * ops.take_along_axis(padded, index, axis=2)
