@@ -126,6 +126,17 @@ def test_features_are_those_of_the_extractor(tmp_path, kind):
     assert features.num_classes == 10 and x.shape[1:] == features.image_shape
 
 
+def test_deslanted_features_are_those_of_upright_images():
+    x, _ = image_datasets.load("digits").test.arrays()
+    plain, deslanted = (
+        train_features.extractor(kind, x.shape[1:])
+        for kind in ("scattering", "deslanted_scattering")
+    )
+    upright = tfdp.layers.Deslant2D()(x[:20])
+    np.testing.assert_allclose(deslanted(x[:20]), plain(upright), atol=1e-4)
+    assert np.abs(deslanted(x[:20]) - plain(x[:20])).max() > 0.1
+
+
 def test_an_interrupted_run_goes_on_with_the_same_statistics(run, tmp_path, monkeypatch):
     write = train_checkpoint.write
 

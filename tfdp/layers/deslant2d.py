@@ -86,7 +86,8 @@ class Deslant2D(keras.layers.Layer):
         slant = ops.clip(slant, -self.max_slant, self.max_slant)
 
         # From where each pixel is read: between the `left`th column and the next. A column of zeros
-        # on each side, and beyond, stands for what is outside the image.
+        # on each side, and beyond, stands for what is outside the image. (XLA, for steps that are
+        # compiled, does not know the kernel of Keras's own `affine_transform`.)
         read = ops.clip(columns + slant * down, -1.0, width)
         left = ops.floor(read)
         share = ops.expand_dims(read - left, -1)
