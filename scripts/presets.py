@@ -230,6 +230,7 @@ def _scattering_cnn(activation, *, input_shape, num_classes: int) -> keras.Model
 MODELS: dict[str, ModelBuilder] = {
     "linear": _linear,
     "scattering_cnn": _scattering_cnn,
+    "patch_cnn": tfdp.models.patch_cnn,
     "digits_mlp": tfdp.models.digits_mlp,
     "mnist_cnn": tfdp.models.mnist_cnn,
     "mnist_cnn_standardized": _standardized_mnist_cnn,

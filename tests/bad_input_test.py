@@ -1046,6 +1046,7 @@ CASES: dict[str, Case] = {
     "tfdp.models.digits_mlp": model_case(tfdp.models.digits_mlp),
     "tfdp.models.mnist_cnn": model_case(tfdp.models.mnist_cnn, standardize=(None, 1, "yes")),
     "tfdp.models.scattering_cnn": model_case(tfdp.models.scattering_cnn, variant=CHOICE),
+    "tfdp.models.patch_cnn": model_case(tfdp.models.patch_cnn, filters=COUNT),
     "tfdp.models.nf_resnet50": a(
         tfdp.models.nf_resnet50,
         {"input_shape": (16, 16, 3), "depths": (1,), "widths": (8,)},

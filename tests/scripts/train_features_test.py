@@ -174,9 +174,17 @@ def test_screening_and_simulation_work_on_features(run):
     assert simulated.epsilon == {"rdp": None, "pld": None}
 
 
-def test_the_published_network_on_features_trains(run):
-    report = run("--model=scattering_cnn", "--feature_statistics=mean", "--epochs=1")
-    assert report.model == "scattering_cnn" and report.epsilon["rdp"] <= 8
+@pytest.mark.parametrize(
+    ("kind", "model"), [("scattering", "scattering_cnn"), ("patches", "patch_cnn")]
+)
+def test_networks_on_features_train_and_are_released(run, tmp_path, kind, model):
+    report = run(
+        f"--features={kind}", f"--model={model}", "--feature_statistics=mean", "--epochs=1"
+    )
+    assert report.model == model and report.epsilon["rdp"] <= 8
+    x, y = image_datasets.load("digits").test.arrays()
+    logits = released(tmp_path / "run").predict(x, verbose=0)
+    assert np.mean(logits.argmax(1) == y) == pytest.approx(report.test_accuracy)
 
 
 @pytest.mark.parametrize("kind", ["deslanted_scattering", "patches", "scattering+mirrored_patches"])
