@@ -641,7 +641,7 @@ EXPERIMENTS = {
         "Which tempered sigmoids (scale, temperature, offset) lose the least under noise and "
         "clipping, and does ReLU lose more?",
         {
-            f"{title}, ε = {epsilon:g}": _triplet_rows(dataset, epsilon)
+            f"{title}, ε = {epsilon:g}, simulated": _triplet_rows(dataset, epsilon)
             for dataset, title, epsilon in (
                 ("cifar10_jpeg", "CIFAR-10 (JPEG)", 7.53),
                 ("fashion_mnist", "Fashion-MNIST", 2.7),
