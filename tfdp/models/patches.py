@@ -23,7 +23,8 @@ def patch_cnn(
     | Dense 10 | (batch, 10) | 11,530 |
 
     The hidden layer is the same in every part of the image. The last layer begins at zero, as that
-    of a linear model would: the first predictions are equal for all classes.
+    of a linear model would: the first predictions are equal for all classes. A design of this
+    project, not of the literature; `RESULTS.md` compares it with the linear model.
 
     Args:
         activation: The name of a Keras activation, a function or a layer. Defaults to `"tanh"`.
