@@ -1,7 +1,7 @@
 """Runs the notebooks from top to bottom, and keeps what they print and draw.
 
     python colab/execute.py                                  # all of them, in place
-    python colab/execute.py --output_dir=/tmp/run colab/1_private_training.ipynb
+    python colab/execute.py --output_dir=runs/notebooks colab/1_private_training.ipynb
 
 The kernel is the Python that runs this file, in an empty folder. The first error ends it.
 """

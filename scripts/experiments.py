@@ -493,7 +493,7 @@ def _patch_rows(private: Flags, epsilon: float) -> tuple[Row, ...]:
 
 
 # Scale, temperature and offset of tempered sigmoids, each changed alone from tanh, (2, 2, 1); the
-# logistic sigmoid; and the triplet that is known as the best for CIFAR-10. Runs of 40 epochs (30 on
+# logistic sigmoid; and a triplet that other projects use for CIFAR-10. Runs of 40 epochs (30 on
 # CIFAR-10) simulated at 1/16 of the batch, at the same two rates for every activation; what decides
 # is training images that are held out.
 _TRIPLETS = ("2,2,1", "1,2,0.5", "3,2,1.5", "2,1,1", "2,4,1", "2,2,0.5", "1,1,0", "1.58,3,0.71")

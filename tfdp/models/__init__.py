@@ -1,4 +1,4 @@
-"""Image classifiers from the literature on private training; plain Keras models."""
+"""Image classifiers for private training, most of them from its literature; plain Keras models."""
 
 from tfdp.models.cifar import cifar_cnn
 from tfdp.models.digits import digits_mlp

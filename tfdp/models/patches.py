@@ -14,7 +14,7 @@ def patch_cnn(
     input_shape: tuple[int, int, int] = (3, 3, 800),
     num_classes: int = 10,
 ) -> keras.Model:
-    """A CNN on features of `tfdp.layers.PatchFeatures2D`: a linear model with one hidden layer.
+    """A CNN on features of `tfdp.layers.PatchFeatures2D`: one hidden layer, and a linear one.
 
     | layer | output shape | parameters |
     | --- | --- | --- |
