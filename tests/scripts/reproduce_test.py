@@ -179,6 +179,28 @@ def test_every_row_is_a_command_that_works(name, row, tmp_path):
             flags_of(command, synthesize)
 
 
+def test_activations_are_compared_with_nothing_else_changed():
+    def but_activation(row):
+        return {name: value for name, value in row.flags.items() if name != "activation"}
+
+    pairs = 0
+    for rows in experiments.EXPERIMENTS["accuracy"].rows.values():
+        by_name = {row.name: row for row in rows}
+        for name, row in by_name.items():
+            if row.flags.get("activation") == "relu":
+                other = name.replace("scattering_relu", "scattering_cnn").replace("relu", "tanh")
+                assert but_activation(row) == but_activation(by_name[other])
+                pairs += 1
+    assert pairs >= 12
+    for title, rows in experiments.EXPERIMENTS["tempered_sigmoids"].rows.items():
+        assert title.endswith("simulated")
+        for rate in {row.x for row in rows}:
+            equal = [row for row in rows if row.x == rate]
+            assert len({row.flags["activation"] for row in equal}) == len(equal) == 9
+            assert all(but_activation(row) == but_activation(equal[0]) for row in equal)
+            assert equal[0].flags["simulate_at"] and equal[0].flags["validation_examples"]
+
+
 def test_nothing_is_run_after_a_pretraining_that_fails(tmp_path, monkeypatch):
     first = experiments.Row("pretrained", "pre-training", {"sensitive": "private"})
     row = dataclasses.replace(first, name="a", after=first)
